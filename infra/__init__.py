@@ -1,0 +1,1 @@
+"""Command line, settings, embedded services and deployment files: the room that may import every other."""

@@ -1,0 +1,1 @@
+"""From messages to rows: decoding, books, windows, replay, tables and online writes."""

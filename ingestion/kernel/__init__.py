@@ -1,0 +1,1 @@
+"""The one kernel: decode, book, windows, featurizer and label arithmetic, pure and without I/O."""

@@ -1,0 +1,1 @@
+"""What happened after: drift reports, outcomes and live figures."""

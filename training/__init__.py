@@ -1,0 +1,1 @@
+"""From rows to models: labels, splits, datasets, models, evaluation, registry and artefacts."""
