@@ -25,8 +25,8 @@ OPEN: Final = int(np.iinfo(np.int64).max)
 """``gap_end_ns`` of a gap that has not ended."""
 TIE_SLACK: Final = 0.25
 """How much larger than promised the share of spikes may be because of ties at tau: a quarter of it. A
-quiet market gives the same sigma to a minute of successive seconds, so a few ties are ordinary; a mass of them
-means that tau separates nothing."""
+quiet market gives the same sigma to a minute of successive seconds, so a few ties are ordinary; a mass of
+them means that tau separates nothing."""
 _NEAR: Final = 1e-9  # sigmas closer than this are one value: only the order of rounding tells them apart
 
 Returns = Literal["1s", "tick"]
@@ -195,8 +195,8 @@ def sigma_fwd(
     -------
     float64[n]
         Population standard deviation (ddof 0) of the log returns, a plain ratio per return. NaN (null)
-        exactly where there is no quote at or before t, where a gap meets (t, t + horizon], or where the watermark is
-        below t + horizon. A horizon in which nothing moved has 0, not null.
+        exactly where there is no quote at or before t, where a gap meets (t, t + horizon], or where the
+        watermark is below t + horizon. A horizon in which nothing moved has 0, not null.
 
     Raises
     ------
@@ -255,15 +255,15 @@ def percentile_tau(sigma: NDArray[np.float64], percentile: float, *, product: st
         zero = float(np.mean(known == 0))
         raise InsufficientDataError(
             f"{product}: tau is {tau:g} at percentile {percentile:g}, must be > 0 ({zero:.0%} of "
-            f"{known.size} horizons did not move); raise --threshold-percentile, give --tau, or leave the product out with "
-            "--exclude-products"
+            f"{known.size} horizons did not move); raise --threshold-percentile, give --tau, or leave the "
+            "product out with --exclude-products"
         )
     share = float(np.mean(known >= tau * (1 - _NEAR)))
     allowed = (1 - percentile / 100) * (1 + TIE_SLACK) + 1 / known.size
     if share > allowed:
         raise InsufficientDataError(
             f"{product}: tau {tau:.3g} is tied: {share:.1%} of {known.size} horizons reach it where "
-            f"percentile {percentile:g} allows {allowed:.1%}; change --threshold-percentile, give --tau, or leave "
-            "the product out with --exclude-products"
+            f"percentile {percentile:g} allows {allowed:.1%}; change --threshold-percentile, give --tau, or "
+            "leave the product out with --exclude-products"
         )
     return tau
