@@ -1,0 +1,125 @@
+"""The command line: exit codes, help and its speed, whatever the number of commands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import infra.commands
+from infra import cli
+from infra.settings import ROOT
+
+COMMAND = '''
+import typer
+from feature_repo import errors
+def command(how: str = typer.Option("done", help="What to do.")) -> int | None:
+    """Do as told.
+
+    Example:
+        volspike demo --how done
+        volspike demo --how no
+    """
+    match how:
+        case "no": return 1
+        case "exit": raise typer.Exit(1)
+        case "interrupt": raise KeyboardInterrupt
+        case "bug": raise ZeroDivisionError
+        case "done": return None
+        case kind: raise getattr(errors, kind)("pair was 'X': give BTC-USD")
+'''
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of commands in the place of the real ones."""
+    monkeypatch.setattr(infra.commands, "__path__", [str(tmp_path)])
+    for name in cli.ORDER:
+        monkeypatch.delitem(sys.modules, f"infra.commands.{name}", raising=False)
+        monkeypatch.delattr(infra.commands, name, raising=False)
+    (tmp_path / "demo.py").write_text(COMMAND)
+    return tmp_path
+
+
+def code_of(*args: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        cli.main(list(args))
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_help_with_any_number_of_commands(
+    number: int, commands: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (commands / "demo.py").unlink()
+    for name in ("demo", "replay")[:number]:
+        (commands / f"{name}.py").write_text(COMMAND)
+    assert code_of("--help") == 0
+    shown = capsys.readouterr().out
+    assert [name in shown for name in ("demo", "replay")] == [number > 0, number > 1]
+
+
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        ("done", 0),
+        ("no", 1),
+        ("exit", 1),
+        ("StoreError", 1),
+        ("PromotionRefused", 1),
+        ("UsageError", 2),
+        ("interrupt", 130),
+    ],
+)
+def test_exit_codes(how: str, code: int, commands: Path) -> None:
+    assert code_of("demo", "--how", how) == code
+
+
+@pytest.mark.parametrize("args", [["demo", "--nonsense"], ["nonsense"], ["demo", "--how"], []])
+def test_wrong_call_exits_2_and_says_why(
+    args: list[str], commands: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code_of(*args) == 2
+    out, err = capsys.readouterr()
+    assert ("Usage: volspike" in err or "Error: " in err) and not out
+
+
+def test_our_errors_are_one_line_on_standard_error(commands: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("demo", "--how", "InputError") == 1
+    assert capsys.readouterr() == ("", "volspike: pair was 'X': give BTC-USD\n")
+
+
+def test_a_bug_is_not_hidden(commands: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["demo", "--how", "bug"])
+
+
+def test_examples_keep_their_lines(commands: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("demo", "--help") == 0
+    assert "    volspike demo --how done\n" in capsys.readouterr().out
+
+
+def test_every_command_has_a_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [c.name for c in cli.build().registered_commands]
+    for name in names:
+        assert name is not None
+        assert code_of(name, "--help") == 0
+        assert f"volspike {name}" in capsys.readouterr().out.split("Usage:", 1)[1].split("\n", 1)[1], name
+
+
+def test_help_answers_within_half_a_second() -> None:
+    """Least of three, since the machine may be busy: heavy imports would be in each of them."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        run = subprocess.run(
+            [sys.executable, "-m", "infra.cli", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert "Usage: volspike" in run.stdout
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) <= 0.5
