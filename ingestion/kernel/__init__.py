@@ -1,1 +1,6 @@
 """The one kernel: decode, book, windows, featurizer and label arithmetic, pure and without I/O."""
+
+from ingestion.kernel.featurizer import Featurizer, Options, StreamResult, stream_rows
+from ingestion.kernel.rows import QUOTE_SCHEMA, ROW_SCHEMA, Rows
+
+__all__ = ["QUOTE_SCHEMA", "ROW_SCHEMA", "Featurizer", "Options", "Rows", "StreamResult", "stream_rows"]

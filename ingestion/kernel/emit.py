@@ -1,0 +1,314 @@
+"""One row of features from a product's state: each formula of the contract, once."""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+from feature_repo.contract import FEATURE_NAMES, PLAIN_STATS, WINDOWED_STATS, WINDOWS
+from ingestion.kernel.series import (
+    WINDOW_NS,
+    first_since,
+    leave_mids,
+    leave_samples,
+    leave_ticks,
+    leave_trades,
+    settle,
+    settle_price,
+)
+from ingestion.kernel.state import (
+    G_INTERVAL,
+    G_MICRO,
+    G_MID,
+    G_PRICE,
+    G_RETURN,
+    G_SPREAD,
+    INTERVAL,
+    M_BP,
+    M_R1,
+    M_R2,
+    M_S1,
+    M_S2,
+    MICRO,
+    MID_RETURN,
+    N_WINDOWS,
+    PRICE,
+    RETURN,
+    S_ASK,
+    S_ASK10,
+    S_BID,
+    S_BID10,
+    S_FLOW,
+    S_M1,
+    S_M2,
+    SHIFT,
+    SIGNED,
+    SIZE,
+    SPREAD,
+    T_D1,
+    T_D2,
+    T_P1,
+    T_P2,
+    T_PX,
+    T_R1,
+    T_R2,
+    T_R3,
+    T_R4,
+)
+from ingestion.kernel.sums import shape, value, variance
+
+
+
+_AT = {name: i for i, name in enumerate(WINDOWED_STATS)}
+N_STATS = len(WINDOWED_STATS)
+N_FEATURES = len(FEATURE_NAMES)
+(PRICE_MEAN, PRICE_STD, PRICE_MIN, PRICE_MAX, PRICE_RANGE, MOMENTUM, TREND) = (
+    _AT[n] for n in "price_mean price_std price_min price_max price_range price_momentum price_trend".split()
+)
+(RET_MEAN, RET_STD, RET_SKEW, RET_KURT, VOL_LAG1) = (
+    _AT[n] for n in "return_mean return_std return_skew return_kurt volatility_lag1".split()
+)
+(MID_MEAN, MID_STD, REALIZED, BIPOWER, SPREAD_MEAN, SPREAD_STD) = (
+    _AT[n] for n in "mid_return_mean mid_return_std realized_vol bipower_vol spread_mean spread_std".split()
+)
+(TRADES, VOLUME, TRADE_SIZE, IMBALANCE, INTENSITY) = (
+    _AT[n] for n in "trade_count trade_volume avg_trade_size trade_imbalance trade_intensity".split()
+)
+(GAP_MEAN, GAP_STD, TICK_RATE, N_TICKS) = (
+    _AT[n] for n in "avg_tick_interval tick_interval_std tick_rate n_observations".split()
+)
+(BID_DEPTH, ASK_DEPTH, IMB_L1, IMB_L10, MICRO_MEAN, MICRO_STD, OFI) = (
+    _AT[n]
+    for n in (
+        "ob_bid_depth_L1_mean ob_ask_depth_L1_mean ob_depth_imbalance_L1 ob_depth_imbalance_L10 ob_microprice_mean "
+        "ob_microprice_std ob_ofi"
+    ).split()
+)
+_PLAIN_AT = {name: N_STATS * N_WINDOWS + i for i, name in enumerate(PLAIN_STATS)}
+(F_MID, F_SPREAD, F_BOOK, F_COVERAGE, F_GAP, F_HOUR, F_MINUTE, F_SIN, F_COS, F_DAY) = (
+    _PLAIN_AT[n]
+    for n in "mid spread book_state coverage_s feed_gap_s hour_of_day minute_of_hour hour_sin hour_cos day_of_week".split()
+)
+_SECONDS = tuple(float(w) for w in WINDOWS)
+_DAY_NS = 86_400_000_000_000
+_COVERAGE_NS = 900_000_000_000
+
+
+@njit(cache=True)
+def return_std(tick, w, s):
+    """Return the population standard deviation of window ``w``'s returns; NaN without one."""
+    n = tick.head[0] - tick.tail[w] - 1
+    if n < 1:
+        return math.nan
+    if s.return_change <= tick.tail[w] + 1:
+        return 0.0
+    settle(tick, w, T_R1, 4, G_RETURN, RETURN, tick.tail[w] + 1)
+    return math.sqrt(variance(value(tick.acc, w, T_R1), value(tick.acc, w, T_R2), n))
+
+
+@njit(cache=True)
+def _ticks(st, w, out, row, base):
+    s = st.s[0]
+    tick = st.tick
+    mask = len(tick.t) - 1
+    head = tick.head[0]
+    tail = tick.tail[w]
+    n = head - tail
+    out[base + N_TICKS, row] = n
+    out[base + TICK_RATE, row] = n / _SECONDS[w]
+    if n == 0:
+        return
+    first = tick.v[tail & mask, PRICE]
+    last = s.last_price
+    low = tick.v[first_since(st.min_queue, s.min_lo, s.min_hi, tail) & mask, PRICE]
+    high = tick.v[first_since(st.max_queue, s.max_lo, s.max_hi, tail) & mask, PRICE]
+    out[base + PRICE_MIN, row] = low
+    out[base + PRICE_MAX, row] = high
+    out[base + PRICE_RANGE, row] = high - low
+    out[base + MOMENTUM, row] = last / first - 1.0
+    if s.price_change <= tail:
+        out[base + PRICE_MEAN, row] = last
+        out[base + PRICE_STD, row] = 0.0
+        if n > 1:
+            out[base + TREND, row] = 0.0
+    else:
+        settle_price(tick, w)
+        s1 = value(tick.acc, w, T_P1)
+        mean = tick.ref[w, G_PRICE, SHIFT] + s1 / n
+        out[base + PRICE_MEAN, row] = mean
+        out[base + PRICE_STD, row] = math.sqrt(variance(s1, value(tick.acc, w, T_P2), n))
+        m = float(n)
+        slope = (value(tick.acc, w, T_PX) - 0.5 * (m - 1.0) * s1) * 12.0 / (m * (m * m - 1.0))
+        out[base + TREND, row] = slope / mean
+    if n == 1:
+        return
+    m = n - 1
+    out[base + GAP_MEAN, row] = (s.last_tick - tick.t[tail & mask]) / 1e9 / m
+    if s.interval_change <= tail + 1:
+        out[base + GAP_STD, row] = 0.0
+    else:
+        settle(tick, w, T_D1, 2, G_INTERVAL, INTERVAL, tail + 1)
+        out[base + GAP_STD, row] = math.sqrt(variance(value(tick.acc, w, T_D1), value(tick.acc, w, T_D2), m))
+    if s.return_change <= tail + 1:
+        out[base + RET_MEAN, row] = tick.v[(head - 1) & mask, RETURN]
+        out[base + RET_STD, row] = 0.0
+        return
+    out[base + RET_STD, row] = return_std(tick, w, s)
+    s1 = value(tick.acc, w, T_R1)
+    out[base + RET_MEAN, row] = tick.ref[w, G_RETURN, SHIFT] + s1 / m
+    if m >= 3:
+        skew, kurt = shape(s1, value(tick.acc, w, T_R2), value(tick.acc, w, T_R3), value(tick.acc, w, T_R4), m)
+        out[base + RET_SKEW, row] = skew
+        out[base + RET_KURT, row] = kurt
+
+
+@njit(cache=True)
+def _mids(st, w, out, row, base):
+    s = st.s[0]
+    mid = st.mid
+    head = mid.head[0]
+    tail = mid.tail[w]
+    n = head - tail
+    if n == 0:
+        return
+    if s.spread_change <= tail:
+        out[base + SPREAD_MEAN, row] = s.last_spread
+        out[base + SPREAD_STD, row] = 0.0
+    else:
+        settle(mid, w, M_S1, 2, G_SPREAD, SPREAD, tail)
+        s1 = value(mid.acc, w, M_S1)
+        out[base + SPREAD_MEAN, row] = mid.ref[w, G_SPREAD, SHIFT] + s1 / n
+        out[base + SPREAD_STD, row] = math.sqrt(variance(s1, value(mid.acc, w, M_S2), n))
+    if n == 1:
+        return
+    m = n - 1
+    if s.mid_return_change <= tail + 1:
+        r = mid.v[(head - 1) & (len(mid.t) - 1), MID_RETURN]
+        out[base + MID_MEAN, row] = r
+        out[base + MID_STD, row] = 0.0
+        out[base + REALIZED, row] = math.sqrt(r * r * m)
+    else:
+        settle(mid, w, M_R1, 2, G_MID, MID_RETURN, tail + 1)
+        s1 = value(mid.acc, w, M_R1)
+        s2 = value(mid.acc, w, M_R2)
+        shift = mid.ref[w, G_MID, SHIFT]
+        out[base + MID_MEAN, row] = shift + s1 / m
+        out[base + MID_STD, row] = math.sqrt(variance(s1, s2, m))
+        out[base + REALIZED, row] = math.sqrt(max(s2 + 2.0 * shift * s1 + m * shift * shift, 0.0))
+    if m >= 2:
+        out[base + BIPOWER, row] = math.sqrt(max(math.pi / 2.0 * value(mid.acc, w, M_BP), 0.0))
+
+
+@njit(cache=True)
+def _trades(st, w, out, row, base):
+    trade = st.trade
+    n = trade.head[0] - trade.tail[w]
+    out[base + TRADES, row] = n
+    out[base + INTENSITY, row] = n / _SECONDS[w]
+    if n == 0:
+        out[base + VOLUME, row] = 0.0
+        return
+    volume = value(trade.acc, w, SIZE)
+    out[base + VOLUME, row] = volume
+    out[base + TRADE_SIZE, row] = volume / n
+    out[base + IMBALANCE, row] = value(trade.acc, w, SIGNED) / volume
+
+
+@njit(cache=True)
+def _samples(st, w, out, row, base):
+    s = st.s[0]
+    sample = st.sample
+    head = sample.head[0]
+    tail = sample.tail[w]
+    n = head - tail
+    if n == 0:
+        return
+    bid = value(sample.acc, w, S_BID) / n
+    ask = value(sample.acc, w, S_ASK) / n
+    out[base + BID_DEPTH, row] = bid
+    out[base + ASK_DEPTH, row] = ask
+    out[base + IMB_L1, row] = (bid - ask) / (bid + ask)
+    if s.quote_source == 2:
+        bid10 = value(sample.acc, w, S_BID10) / n
+        ask10 = value(sample.acc, w, S_ASK10) / n
+        out[base + IMB_L10, row] = (bid10 - ask10) / (bid10 + ask10)
+    if s.micro_change <= tail:
+        out[base + MICRO_MEAN, row] = sample.v[(head - 1) & (len(sample.t) - 1), MICRO]
+        out[base + MICRO_STD, row] = 0.0
+    else:
+        settle(sample, w, S_M1, 2, G_MICRO, MICRO, tail)
+        s1 = value(sample.acc, w, S_M1)
+        out[base + MICRO_MEAN, row] = sample.ref[w, G_MICRO, SHIFT] + s1 / n
+        out[base + MICRO_STD, row] = math.sqrt(variance(s1, value(sample.acc, w, S_M2), n))
+    if n > 1:
+        out[base + OFI, row] = value(sample.acc, w, S_FLOW)
+
+
+@njit(cache=True)
+def fill_row(st, t, is_grid, wanted, out, row):
+    """Write the features of the row at effective time ``t`` into column ``row`` of ``out``.
+
+    Parameters
+    ----------
+    st
+        The product's state; entries too old at t leave its windows.
+    t
+        int64, ns.
+    is_grid
+        Whether the row is a grid row; a ticker row's own ticker is already inside.
+    wanted
+        bool[windows]; the stats of other windows stay NaN.
+    out
+        float64[146, rows], NaN where null.
+    row
+        Column to write.
+    """
+    s = st.s[0]
+    for f in range(N_FEATURES):
+        out[f, row] = math.nan
+    for w in range(N_WINDOWS):
+        limit = t - WINDOW_NS[w]
+        leave_ticks(st.tick, w, limit)
+        leave_mids(st.mid, w, limit)
+        leave_trades(st.trade, w, limit)
+        leave_samples(st.sample, w, limit)
+        if not wanted[w]:
+            continue
+        base = w * N_STATS
+        _ticks(st, w, out, row, base)
+        _mids(st, w, out, row, base)
+        _trades(st, w, out, row, base)
+        _samples(st, w, out, row, base)
+        # The ticker meant by "lag" is the last one on a grid row, else the one before the row's own.
+        lag = st.tick.head[0] - (1 if is_grid else 2)
+        if lag >= st.tick.tail[w]:
+            out[base + VOL_LAG1, row] = st.lag_std[w]
+    if s.mid_valid == 1 and not (s.gap_open == 1 and s.quote_source == 2):
+        out[F_MID, row] = 0.5 * (s.bid + s.ask)
+        out[F_SPREAD, row] = (s.ask - s.bid) / (0.5 * (s.bid + s.ask))
+    out[F_BOOK, row] = s.book_state
+    if s.gap_open == 1:
+        out[F_COVERAGE, row] = 0.0
+        out[F_GAP, row] = (t - s.gap_start) / 1e9
+    else:
+        out[F_COVERAGE, row] = min(t - s.cover_start, _COVERAGE_NS) / 1e9
+        recent = s.gap_end >= 0 and t - s.gap_end < _COVERAGE_NS
+        out[F_GAP, row] = s.gap_length / 1e9 if recent else 0.0
+    of_day = t % _DAY_NS
+    angle = 2.0 * math.pi * (of_day / 1e9) / 86400.0
+    out[F_HOUR, row] = of_day // 3_600_000_000_000
+    out[F_MINUTE, row] = of_day // 60_000_000_000 % 60
+    out[F_SIN, row] = math.sin(angle)
+    out[F_COS, row] = math.cos(angle)
+    out[F_DAY, row] = (t // _DAY_NS + 3) % 7  # the epoch was a Thursday
+
+
+@njit(cache=True)
+def keep_lag(st):
+    """Remember return_std of every window as it stands at this ticker, for the next row's ``volatility_lag1``."""
+    s = st.s[0]
+    for w in range(N_WINDOWS):
+        st.lag_std[w] = return_std(st.tick, w, s)
+
+

@@ -1,0 +1,273 @@
+"""The featurizer: lines in, feature rows and quotes out, one state per product, saved and restored to the byte."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from feature_repo.contract import FEATURE_NAMES, WINDOWS
+from feature_repo.errors import ContractError, UsageError
+from ingestion.kernel import state as states
+from ingestion.kernel.decode import Decoder
+from ingestion.kernel.events import BOOK_SNAPSHOT, BOOK_UPDATE, TICKER, TRADE, Batch, Reject
+from ingestion.kernel.rows import (
+    QUOTE_SCHEMA,
+    ROW_SCHEMA,
+    Rows,
+    cause_of_quotes,
+    cause_of_rows,
+    feature_table,
+    quote_table,
+)
+from ingestion.kernel.step import QUOTE_MARGIN, ROW_MARGIN, run
+
+_STRETCH = 8192
+"""Events taken at once: rings need room for the longest window and one stretch, and stay in the cache."""
+_FAR_FUTURE_NS = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What rows to make.
+
+    Attributes
+    ----------
+    every_s
+        Grid step in whole seconds; None for no grid rows.
+    compute_every_n
+        Emit every n-th ticker row of a product; windows see every ticker.
+    windows
+        Window lengths whose stats are computed; those of the others are null.
+    products
+        Products to keep; None keeps all.
+    """
+
+    every_s: int | None = 1
+    compute_every_n: int = 1
+    windows: Sequence[int] = WINDOWS
+    products: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.every_s is not None and self.every_s < 1:
+            raise UsageError(f"every_s must be a whole number of seconds >= 1, or None; was {self.every_s}")
+        if self.compute_every_n < 1:
+            raise UsageError(f"compute_every_n must be >= 1, was {self.compute_every_n}")
+        unknown = set(self.windows) - set(WINDOWS)
+        if unknown or not self.windows:
+            raise UsageError(f"windows must be some of {WINDOWS}, was {tuple(self.windows)}")
+
+
+class Featurizer:
+    """The kernel's state over all products of one stream.
+
+    Parameters
+    ----------
+    session
+        Session id (16 hex digits) of lines that carry none.
+    options
+        What rows to make.
+    """
+
+    def __init__(self, session: str = "0" * 16, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self.decoder = Decoder(session=session, products=self.options.products)
+        self.counts: Counter[str] = Counter()
+        self.rejects: list[Reject] = []
+        self._states: dict[str, states.State] = {}
+
+    def push_lines(self, data: bytes, *, now_ns: int | None = None) -> Rows:
+        """Take complete lines of the log.
+
+        Parameters
+        ----------
+        data
+            Newline-delimited messages.
+        now_ns
+            Bound of event times where a message has no receive time; None for no bound.
+
+        Returns
+        -------
+        Rows
+            What these lines made; rejected lines are appended to ``rejects``.
+        """
+        return self.push(self.decoder.decode(data, _FAR_FUTURE_NS if now_ns is None else now_ns))
+
+    def push(self, batch: Batch) -> Rows:
+        """Take a decoded batch."""
+        self.counts.update(batch.counts)
+        self.rejects.extend(batch.rejects)
+        tables: list[pa.Table] = []
+        causes: list[NDArray[np.int64]] = []
+        quotes: list[pa.Table] = []
+        quote_causes: list[NDArray[np.int64]] = []
+        for product, events in batch.events.items():
+            for r_int, r_num, q_int, q_num in self._product(product, events, batch.levels):
+                if r_int.shape[1]:
+                    tables.append(feature_table(product, batch.sessions, r_int, r_num))
+                    causes.append(cause_of_rows(r_int))
+                if q_int.shape[1]:
+                    quotes.append(quote_table(product, batch.sessions, q_int, q_num))
+                    quote_causes.append(cause_of_quotes(q_int))
+        none = np.zeros(0, np.int64)
+        return Rows(
+            features=pa.concat_tables(tables) if tables else ROW_SCHEMA.empty_table(),
+            cause_n=np.concatenate(causes) if causes else none,
+            quotes=pa.concat_tables(quotes) if quotes else QUOTE_SCHEMA.empty_table(),
+            quote_cause_n=np.concatenate(quote_causes) if quote_causes else none,
+        )
+
+    def _product(self, product: str, events: NDArray[np.void], levels: NDArray[np.void]) -> Iterator[tuple[NDArray, ...]]:
+        options = self.options
+        state = self._states.get(product)
+        if state is None:
+            state = states.new_state()
+        wanted = np.array([w in options.windows for w in WINDOWS])
+        every_ns = 0 if options.every_s is None else options.every_s * 1_000_000_000
+        before = state.counts.copy()
+        capacity = _odd_lines(len(events) + len(events) // 2 + 4 * ROW_MARGIN)
+        at = 0
+        while at < len(events):
+            r_int, r_num = np.empty((8, capacity), np.int64), np.empty((len(FEATURE_NAMES), capacity))
+            q_capacity = 2 * len(events) + 4 * QUOTE_MARGIN
+            q_int, q_num = np.empty((7, q_capacity), np.int64), np.empty((4, q_capacity))
+            nr = nq = 0
+            full = False
+            while at < len(events) and not full:
+                stretch = events[at : at + _STRETCH]
+                kinds = np.bincount(stretch["kind"], minlength=16)
+                books = int(kinds[BOOK_UPDATE] + kinds[BOOK_SNAPSHOT])
+                touched = int((stretch["hi"] - stretch["lo"]).sum()) if books else 0
+                state = states.make_room(
+                    state, tickers=int(kinds[TICKER]), trades=int(kinds[TRADE]), books=books, levels=touched
+                )
+                taken, nr, nq = run(
+                    state, stretch, levels, 0, every_ns, options.compute_every_n, wanted, r_int, r_num, q_int, q_num, nr, nq
+                )
+                at += taken
+                full = taken < len(stretch)
+            yield r_int[:, :nr], r_num[:, :nr], q_int[:, :nq], q_num[:, :nq]
+        self._states[product] = state
+        for name, more in zip(states.COUNTERS, (state.counts - before).tolist(), strict=True):
+            if more:
+                self.counts[name] += more
+
+    def watermarks(self) -> dict[str, int]:
+        """Return each product's watermark in ns."""
+        return {p: int(s.s["watermark"][0]) for p, s in self._states.items() if s.s["started"][0]}
+
+    def last_n(self) -> dict[tuple[str, str], int]:
+        """Return the last message taken, per (session, product); what a commit writes down as the table's version."""
+        last = {}
+        for product, state in self._states.items():
+            connection = int(state.s["connection"][0])
+            if connection >= 0:
+                last[self.decoder.sessions[connection], product] = self.decoder.last_n[connection]
+        return last
+
+    def state(self, product: str) -> states.State:
+        """Return the state of a product, for tests and for the book's keyframes."""
+        return self._states[product]
+
+    def save(self) -> bytes:
+        """Return everything that :meth:`restore` needs to go on as if nothing had happened."""
+        d = self.decoder
+        decoder = (d.session, d.sessions, d.last_n, d.sequence, {k: sorted(v) for k, v in d.seen.items()}, d.line)
+        o = self.options
+        products = None if o.products is None else sorted(o.products)
+        options = (o.every_s, o.compute_every_n, list(o.windows), products)
+        kept = {product: states.dump(state) for product, state in self._states.items()}
+        return msgspec.msgpack.encode((states.FORMAT, decoder, options, dict(self.counts), kept))
+
+    @classmethod
+    def restore(cls, data: bytes) -> Featurizer:
+        """Return the featurizer that :meth:`save` wrote.
+
+        Raises
+        ------
+        ContractError
+            If the bytes are no such state, or of another contract.
+        """
+        try:
+            form, decoder, options, counts, kept = msgspec.msgpack.decode(data, strict=False)
+        except (msgspec.DecodeError, ValueError, TypeError) as error:
+            raise ContractError(f"checkpoint: not a kernel state ({error}); start from the log instead") from error
+        if form != states.FORMAT:
+            raise ContractError(f"checkpoint: format {form}, expected {states.FORMAT}: start from the log instead")
+        every_s, thin, windows, products = options
+        chosen = Options(every_s, thin, tuple(windows), None if products is None else frozenset(products))
+        self = cls(decoder[0], chosen)
+        d = self.decoder
+        d.sessions, d.last_n, d.sequence, d.line = list(decoder[1]), decoder[2], decoder[3], decoder[5]
+        d.seen = defaultdict(set, {k: set(v) for k, v in decoder[4].items()})
+        self.counts.update(counts)
+        self._states = {product: states.load(raw) for product, raw in kept.items()}
+        return self
+
+
+def _odd_lines(rows: int) -> int:
+    """Round up so that columns of float64 start an odd number of cache lines apart and don't share cache sets."""
+    lines = -(-rows // 8)
+    return 8 * (lines | 1)
+
+
+@dataclass(slots=True)
+class StreamResult:
+    """All rows of a stream: tables as in :class:`ingestion.kernel.rows.Rows`, and what was counted."""
+
+    rows: pa.Table
+    quotes: pa.Table
+    counts: dict[str, int]
+    rejects: list[Reject]
+
+
+def stream_rows(
+    lines: Iterable[bytes],
+    *,
+    session: str | None = None,
+    every_s: int | None = 1,
+    compute_every_n: int = 1,
+    windows: Sequence[int] = WINDOWS,
+    chunk_lines: int = 65536,
+    now_ns: int | None = None,
+) -> StreamResult:
+    """Run the kernel over the lines of one stream, in memory.
+
+    Parameters
+    ----------
+    lines
+        Messages in log order, with or without their newline.
+    session
+        Session id of lines that carry none.
+    every_s, compute_every_n, windows
+        See :class:`Options`.
+    chunk_lines
+        Lines decoded at once; has no influence on the result.
+    now_ns
+        Bound of event times where no receive time is known, ns; None for no bound.
+
+    Returns
+    -------
+    StreamResult
+    """
+    featurizer = Featurizer(session or "0" * 16, Options(every_s, compute_every_n, windows))
+    made: list[Rows] = []
+    chunk: list[bytes] = []
+    for line in lines:
+        chunk.append(line.rstrip(b"\n"))
+        if len(chunk) == chunk_lines:
+            made.append(featurizer.push_lines(b"\n".join(chunk) + b"\n", now_ns=now_ns))
+            chunk.clear()
+    if chunk:
+        made.append(featurizer.push_lines(b"\n".join(chunk) + b"\n", now_ns=now_ns))
+    return StreamResult(
+        rows=pa.concat_tables([ROW_SCHEMA.empty_table(), *(r.features for r in made)]),
+        quotes=pa.concat_tables([QUOTE_SCHEMA.empty_table(), *(r.quotes for r in made)]),
+        counts=dict(featurizer.counts),
+        rejects=featurizer.rejects,
+    )

@@ -1,0 +1,132 @@
+"""Arrays of rows to Arrow tables, in the columns of the contract: NaN inside the kernel becomes null here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from feature_repo.contract import FEATURES, QUOTE_COLUMNS, ROW_COLUMNS
+from ingestion.kernel.step import (
+    Q_CAUSE,
+    Q_CREATED,
+    Q_K,
+    Q_KIND,
+    Q_N,
+    Q_SESSION,
+    Q_T,
+    R_CAUSE,
+    R_CREATED,
+    R_K,
+    R_N,
+    R_SESSION,
+    R_T,
+    R_TIME_US,
+    R_TRIGGER,
+)
+
+_TIME = pa.timestamp("us", tz="UTC")
+_TYPES = {"string": pa.string(), "int64": pa.int64(), "int32": pa.int32(), "float64": pa.float64(), "timestamp": _TIME}
+_TRIGGERS = pa.array(["ticker", "grid"])
+_KINDS = pa.array(["quote", "gap_start", "gap_end"])
+
+ROW_SCHEMA = pa.schema(
+    [pa.field(c.name, _TYPES[c.dtype], nullable=True) for c in ROW_COLUMNS]
+    + [pa.field(f.name, _TYPES[f.dtype]) for f in FEATURES]
+)
+"""Arrow schema of feature rows."""
+QUOTE_SCHEMA = pa.schema([pa.field(c.name, _TYPES[c.dtype], nullable=True) for c in QUOTE_COLUMNS])
+"""Arrow schema of quote rows."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """What a push made.
+
+    Attributes
+    ----------
+    features
+        Feature rows in the contract's columns, per product in log order.
+    cause_n
+        int64[rows], the message whose processing made each row.
+    quotes
+        Quote rows and the edges of gaps.
+    quote_cause_n
+        int64[quotes].
+    """
+
+    features: pa.Table
+    cause_n: NDArray[np.int64]
+    quotes: pa.Table
+    quote_cause_n: NDArray[np.int64]
+
+
+def _text(codes: NDArray[np.int64], words: pa.Array) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), words).cast(pa.string())
+
+
+def _counter(values: NDArray[np.float64]) -> pa.Array:
+    missing = np.isnan(values)
+    if missing.any():
+        return pa.array(np.where(missing, 0.0, values).astype(np.int64), mask=missing)
+    return pa.array(values.astype(np.int64))
+
+
+def feature_table(
+    product: str, sessions: list[str], ints: NDArray[np.int64], numbers: NDArray[np.float64]
+) -> pa.Table:
+    """Return one product's feature rows as Arrow.
+
+    Parameters
+    ----------
+    product
+        Product id.
+    sessions
+        Session ids that the rows point into.
+    ints
+        int64[8, rows].
+    numbers
+        float64[146, rows], NaN where null.
+    """
+    rows = ints.shape[1]
+    columns = [
+        pa.repeat(product, rows),
+        _text(ints[R_SESSION], pa.array(sessions)),
+        pa.array(ints[R_N]),
+        pa.array(ints[R_K].astype(np.int32)),
+        _text(ints[R_TRIGGER], _TRIGGERS),
+        pa.array(ints[R_TIME_US]).cast(_TIME),
+        pa.array(ints[R_T]),
+        pa.array(ints[R_CREATED] // 1000).cast(_TIME),
+    ]
+    for feature, values in zip(FEATURES, numbers, strict=True):
+        columns.append(_counter(values) if feature.dtype == "int64" else pa.array(values, from_pandas=True))
+    return pa.Table.from_arrays(columns, schema=ROW_SCHEMA)
+
+
+def quote_table(product: str, sessions: list[str], ints: NDArray[np.int64], numbers: NDArray[np.float64]) -> pa.Table:
+    """Return one product's quote rows as Arrow; ``ints`` int64[7, rows], ``numbers`` float64[4, rows]."""
+    rows = ints.shape[1]
+    columns = [
+        pa.repeat(product, rows),
+        _text(ints[Q_SESSION], pa.array(sessions)),
+        pa.array(ints[Q_N]),
+        pa.array(ints[Q_K].astype(np.int32)),
+        _text(ints[Q_KIND], _KINDS),
+        pa.array(ints[Q_T]),
+        pa.array(ints[Q_CREATED] // 1000).cast(_TIME),
+        *(pa.array(values, from_pandas=True) for values in numbers),
+    ]
+    return pa.Table.from_arrays(columns, schema=QUOTE_SCHEMA)
+
+
+def cause_of_rows(ints: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the message that made each feature row."""
+    return ints[R_CAUSE].copy()
+
+
+def cause_of_quotes(ints: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the message that made each quote row."""
+    return ints[Q_CAUSE].copy()

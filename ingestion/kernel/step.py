@@ -1,0 +1,447 @@
+"""The loop: one product's events in log order, rows and quotes out.
+
+For each message: does it show a gap? Which whole seconds does it pass? Then the clock moves, then quote, book sample and trade
+enter, then its ticker, then its row is made. A row is made at once and never revised.
+
+::
+
+    event time     ──●────●──────────●───────────────────────●──    silence, lost ids: a gap
+    watermark        ●────●──────────●                       ●
+    grid rows          |    |    |     (none inside the gap)     |
+    coverage_s       0 ─────────────→                        0 ──→
+"""
+
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+from feature_repo.contract import GRACE_NS, SILENCE_HEARTBEAT_NS, SILENCE_NS
+from ingestion.kernel.book import ASKS, BIDS, TOP, best, clear_book, depth, set_level
+from ingestion.kernel.emit import fill_row, keep_lag
+from ingestion.kernel.events import (
+    BOOK_SNAPSHOT,
+    BOOK_UPDATE,
+    HEARTBEAT,
+    LAST_TRADE,
+    SEQUENCE_LOSS,
+    SUB_BOOK,
+    SUB_HEARTBEAT,
+    SUB_TRADES,
+    SUBSCRIBED,
+    TICKER,
+    TRADE,
+)
+from ingestion.kernel.series import enter_mid, enter_sample, enter_tick, enter_trade
+from ingestion.kernel.state import COUNTERS
+
+(
+    C_REORDERED,
+    C_LATE,
+    C_FUTURE,
+    C_GAPS,
+    C_SESSION,
+    C_SILENCE,
+    C_TRADES,
+    C_SEQUENCE,
+    C_CROSSED_BOOK,
+    C_UNKNOWN,
+    C_CROSSED,
+    C_ONE_SIDED,
+    C_IGNORED,
+    C_BAD_SNAPSHOT,
+    C_TICKER_ROWS,
+    C_GRID_ROWS,
+    C_QUOTES,
+) = range(len(COUNTERS))
+
+OPEN, TICKERS, BOOK = 0, 1, 2
+MATCHES = 2
+NONE, SYNCED, RESYNCING = 0, 1, 2
+QUOTE, GAP_START, GAP_END = 0, 1, 2
+
+# Columns of a row's (quote's) integers.
+R_SESSION, R_N, R_K, R_TRIGGER, R_TIME_US, R_T, R_CREATED, R_CAUSE = range(8)
+Q_SESSION, Q_N, Q_K, Q_KIND, Q_T, Q_CREATED, Q_CAUSE = range(7)
+
+ROW_MARGIN = 80
+"""Free rows a message may need: a grid row for each second of the longest silence that is no gap, and its own."""
+QUOTE_MARGIN = 8
+
+
+@njit(cache=True)
+def _quote_row(st, q_int, q_num, nq, kind, t, e):
+    s = st.s[0]
+    q_int[Q_SESSION, nq] = e.session
+    q_int[Q_N, nq] = e.n
+    q_int[Q_K, nq] = e.k
+    q_int[Q_KIND, nq] = kind
+    q_int[Q_T, nq] = t
+    q_int[Q_CREATED, nq] = e.recv_ns if e.recv_ns >= 0 else s.watermark
+    q_int[Q_CAUSE, nq] = e.n
+    if kind == QUOTE:
+        q_num[0, nq] = s.bid
+        q_num[1, nq] = s.ask
+        q_num[2, nq] = s.bid_size
+        q_num[3, nq] = s.ask_size
+        st.counts[C_QUOTES] += 1
+    else:
+        for j in range(4):
+            q_num[j, nq] = math.nan
+    return nq + 1
+
+
+@njit(cache=True)
+def _row(st, t, n, k, trigger, created, cause, session, wanted, r_int, r_num, nr):
+    s = st.s[0]
+    fill_row(st, t, trigger == 1, wanted, r_num, nr)
+    time_us = max(t // 1000, s.row_time_us + 1)
+    s.row_time_us = time_us
+    r_int[R_SESSION, nr] = session
+    r_int[R_N, nr] = n
+    r_int[R_K, nr] = k
+    r_int[R_TRIGGER, nr] = trigger
+    r_int[R_TIME_US, nr] = time_us
+    r_int[R_T, nr] = t
+    r_int[R_CREATED, nr] = created
+    r_int[R_CAUSE, nr] = cause
+    return nr + 1
+
+
+@njit(cache=True)
+def _same(a, b):
+    return a == b or (math.isnan(a) and math.isnan(b))
+
+
+@njit(cache=True)
+def _set_quote(st, t, bid, ask, bid_size, ask_size, e, q_int, q_num, nq):
+    """Take over a valid quote: a row where anything changed, an entry of the mid series where a best price did."""
+    s = st.s[0]
+    price_changed = s.mid_valid == 0 or bid != s.bid or ask != s.ask
+    if not price_changed and _same(bid_size, s.bid_size) and _same(ask_size, s.ask_size):
+        return nq
+    s.bid = bid
+    s.ask = ask
+    s.bid_size = bid_size
+    s.ask_size = ask_size
+    s.mid_valid = 1
+    if price_changed:
+        mid = 0.5 * (bid + ask)
+        enter_mid(st, t, mid, (ask - bid) / mid)
+    return _quote_row(st, q_int, q_num, nq, QUOTE, t, e)
+
+
+@njit(cache=True)
+def _open_gap(st, t, e, q_int, q_num, nq):
+    s = st.s[0]
+    s.gap_open = 1
+    s.gap_start = t
+    if s.book_state == SYNCED:
+        s.book_state = RESYNCING
+    st.counts[C_GAPS] += 1
+    return _quote_row(st, q_int, q_num, nq, GAP_START, t, e)
+
+
+@njit(cache=True)
+def _close_gap(st, t, e, q_int, q_num, nq):
+    s = st.s[0]
+    s.gap_open = 0
+    s.gap_end = t
+    s.gap_length = t - s.gap_start
+    s.cover_start = t
+    return _quote_row(st, q_int, q_num, nq, GAP_END, t, e)
+
+
+@njit(cache=True)
+def _book_sample(st, t, e, q_int, q_num, nq):
+    """Read the top of a book that has just taken a message: crossed is a gap, else a quote and a sample."""
+    s = st.s[0]
+    bid, bid_size = best(st.book, BIDS)
+    ask, ask_size = best(st.book, ASKS)
+    if math.isnan(bid) or math.isnan(ask):
+        st.counts[C_ONE_SIDED] += 1
+        return nq
+    if bid >= ask:
+        st.counts[C_CROSSED_BOOK] += 1
+        return _open_gap(st, t, e, q_int, q_num, nq)
+    nq = _set_quote(st, t, bid, ask, bid_size, ask_size, e, q_int, q_num, nq)
+    bid_l10 = depth(st.book, BIDS, TOP)
+    ask_l10 = depth(st.book, ASKS, TOP)
+    enter_sample(st, t, bid, ask, bid_size, ask_size, bid_l10, ask_l10)
+    return nq
+
+
+@njit(cache=True)
+def _snapshot(st, t, e, levels, q_int, q_num, nq):
+    """Load a snapshot; without a time its quote and sample wait for the next l2update."""
+    s = st.s[0]
+    high = -math.inf
+    low = math.inf
+    for i in range(e.lo, e.hi):
+        if levels[i].size > 0.0:
+            if levels[i].side == BIDS:
+                high = max(high, levels[i].price)
+            else:
+                low = min(low, levels[i].price)
+    if high >= low:
+        st.counts[C_BAD_SNAPSHOT] += 1
+        if s.book_state == SYNCED and s.gap_open == 0:
+            return _open_gap(st, t, e, q_int, q_num, nq)
+        return nq
+    clear_book(st.book)
+    for i in range(e.lo, e.hi):
+        if levels[i].size > 0.0:
+            set_level(st.book, levels[i].side, levels[i].price, levels[i].size)
+    if e.t_ns < 0:
+        s.book_pending = 1
+        return nq
+    return _synced(st, t, e, q_int, q_num, nq)
+
+
+@njit(cache=True)
+def _synced(st, t, e, q_int, q_num, nq):
+    s = st.s[0]
+    s.book_pending = 0
+    s.book_state = SYNCED
+    if s.gap_open == 1:
+        nq = _close_gap(st, t, e, q_int, q_num, nq)
+    return _book_sample(st, t, e, q_int, q_num, nq)
+
+
+@njit(cache=True)
+def _choose_quotes(st, e):
+    """Fix the product's quote source at its first quote-bearing message of the session."""
+    s = st.s[0]
+    if s.quote_source == OPEN:
+        by_book = (s.subscribed >= 0 and s.subscribed & SUB_BOOK != 0) or e.kind != TICKER
+        s.quote_source = BOOK if by_book else TICKERS
+
+
+@njit(cache=True)
+def _choose_trades(st, e):
+    """Fix the product's trade source at its first trade-bearing message of the session."""
+    s = st.s[0]
+    if s.trade_source == OPEN:
+        by_match = (s.subscribed >= 0 and s.subscribed & SUB_TRADES != 0) or e.kind != TICKER
+        s.trade_source = MATCHES if by_match else TICKERS
+
+
+@njit(cache=True)
+def _shows_lost_trades(st, e):
+    """Check trade-id continuity and remember the id."""
+    s = st.s[0]
+    if e.trade_id < 0:
+        return False
+    if e.kind == TICKER:
+        if not e.size > 0.0:
+            return False
+        _choose_trades(st, e)
+        if s.trade_source != TICKERS:
+            return False
+    elif e.kind == TRADE or e.kind == LAST_TRADE:
+        _choose_trades(st, e)
+        if s.trade_source != MATCHES:
+            return False
+    elif e.kind != HEARTBEAT or s.trade_source != MATCHES:
+        return False
+    lost = e.kind != LAST_TRADE and s.trade_id >= 0 and e.trade_id > s.trade_id + 1
+    if e.kind == HEARTBEAT:
+        lost = s.trade_id >= 0 and e.trade_id > s.trade_id
+    s.trade_id = e.trade_id if e.kind == LAST_TRADE else max(s.trade_id, e.trade_id)
+    return lost
+
+
+@njit(cache=True)
+def _begin_session(st, session):
+    """Forget what holds for one connection only; its first timed message will tell the gap."""
+    s = st.s[0]
+    s.connection = session
+    s.fresh = 1
+    s.had_book = 1 if s.quote_source == BOOK and s.book_state != NONE else 0
+    if s.book_state == SYNCED:
+        s.book_state = RESYNCING
+    s.book_pending = 0
+    s.subscribed = -1
+    s.heartbeats = 0
+    s.quote_source = OPEN
+    s.trade_source = OPEN
+    s.trade_id = -1
+    s.lost = 0
+
+
+@njit(cache=True)
+def _without_time(st, e, levels, q_int, q_num, nq):
+    """Obey what moves no clock: subscriptions, trade continuity, a loss to be told later, a snapshot without a time."""
+    s = st.s[0]
+    if e.kind == SUBSCRIBED:
+        s.subscribed = e.flags
+        if e.flags & SUB_HEARTBEAT != 0:
+            s.heartbeats = 1
+    elif e.kind == SEQUENCE_LOSS:
+        s.lost = 1
+    elif e.kind == LAST_TRADE:
+        _shows_lost_trades(st, e)
+    elif e.kind == BOOK_SNAPSHOT:
+        _choose_quotes(st, e)
+        if s.quote_source == BOOK:
+            return _snapshot(st, s.watermark, e, levels, q_int, q_num, nq)
+        st.counts[C_IGNORED] += 1
+    return nq
+
+
+@njit(cache=True)
+def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, q_int, q_num, nr, nq):
+    """Take events from ``first`` on until they end or the output is nearly full.
+
+    Parameters
+    ----------
+    st
+        State of the product, changed in place.
+    events
+        EVENT[n] of one product in log order.
+    levels
+        LEVEL[m] that the events point into.
+    first
+        Index of the first event to take.
+    every_ns
+        Grid step in ns; 0 for none.
+    thin
+        Emit every ``thin``-th ticker row.
+    wanted
+        bool[windows].
+    r_int, r_num
+        int64[8, rows] and float64[146, rows] of rows.
+    q_int, q_num
+        int64[7, rows] and float64[4, rows] of quotes.
+    nr, nq
+        Rows already there.
+
+    Returns
+    -------
+    tuple of int
+        Index of the next event, rows, quotes.
+    """
+    s = st.s[0]
+    i = first
+    while i < len(events):
+        if nr + ROW_MARGIN > r_int.shape[1] or nq + QUOTE_MARGIN > q_int.shape[1]:
+            break
+        e = events[i]
+        i += 1
+        if e.session != s.connection:
+            _begin_session(st, e.session)
+        if e.t_ns < 0:
+            nq = _without_time(st, e, levels, q_int, q_num, nq)
+            continue
+
+        # The clock.
+        was = s.watermark
+        late = False
+        t = e.t_ns
+        reconnected = s.fresh == 1
+        had_book = s.had_book == 1 if reconnected else s.quote_source == BOOK and s.book_state == SYNCED
+        s.fresh = 0
+        if s.started == 1 and t < was:
+            late = was - t > GRACE_NS
+            st.counts[C_LATE if late else C_REORDERED] += 1
+            t = was
+        if e.kind == HEARTBEAT:
+            s.heartbeats = 1
+        lost_trades = _shows_lost_trades(st, e)
+        if s.started == 0:
+            s.started = 1
+            s.cover_start = t
+            if every_ns > 0:
+                s.next_grid = -(-t // every_ns) * every_ns
+        else:
+            silent = t - was > (SILENCE_HEARTBEAT_NS if s.heartbeats == 1 else SILENCE_NS)
+            if reconnected or silent or lost_trades or s.lost == 1:
+                if reconnected:
+                    st.counts[C_SESSION] += 1
+                elif silent:
+                    st.counts[C_SILENCE] += 1
+                elif s.lost == 1:
+                    st.counts[C_SEQUENCE] += 1
+                else:
+                    st.counts[C_TRADES] += 1
+                if every_ns > 0 and s.next_grid == was and t > was and s.gap_open == 0:
+                    # The second that the watermark stands on lies before the gap.
+                    s.grid_k -= 1
+                    nr = _row(
+                        st, was, s.n, s.grid_k, 1, s.recv, e.n, s.session, wanted, r_int, r_num, nr
+                    )
+                    st.counts[C_GRID_ROWS] += 1
+                if s.gap_open == 0:
+                    nq = _open_gap(st, was, e, q_int, q_num, nq)
+                    if not had_book:
+                        nq = _close_gap(st, t, e, q_int, q_num, nq)
+                if every_ns > 0 and s.next_grid < t:
+                    s.next_grid = -(-t // every_ns) * every_ns
+        s.lost = 0
+        if every_ns > 0:
+            while s.next_grid < t:
+                if s.gap_open == 0:
+                    s.grid_k -= 1
+                    nr = _row(
+                        st, s.next_grid, s.n, s.grid_k, 1, s.recv, e.n, s.session, wanted, r_int, r_num, nr
+                    )
+                    st.counts[C_GRID_ROWS] += 1
+                    s.next_grid += every_ns
+                else:
+                    s.next_grid = -(-t // every_ns) * every_ns
+        s.watermark = t
+        s.session = e.session
+        s.n = e.n
+        s.recv = e.recv_ns if e.recv_ns >= 0 else t
+        s.grid_k = 0
+
+        # The message.
+        if e.kind == TICKER:
+            _choose_quotes(st, e)
+            if s.gap_open == 1 and s.quote_source == TICKERS:
+                nq = _close_gap(st, t, e, q_int, q_num, nq)
+                s.book_state = NONE
+            if late:
+                continue
+            if s.quote_source == TICKERS:
+                if not (e.bid > 0.0 and e.ask > 0.0):
+                    st.counts[C_ONE_SIDED] += 1
+                elif e.bid >= e.ask:
+                    st.counts[C_CROSSED] += 1
+                else:
+                    nq = _set_quote(st, t, e.bid, e.ask, e.bid_size, e.ask_size, e, q_int, q_num, nq)
+                    if e.bid_size > 0.0 and e.ask_size > 0.0:
+                        enter_sample(st, t, e.bid, e.ask, e.bid_size, e.ask_size, 0.0, 0.0)
+            if s.trade_source == TICKERS and e.trade_id >= 0 and e.size > 0.0:
+                enter_trade(st, t, e.size, e.side)
+            enter_tick(st, t, e.price)
+            s.tickers += 1
+            if s.tickers % thin == 0:
+                nr = _row(st, t, e.n, e.k, 0, s.recv, e.n, e.session, wanted, r_int, r_num, nr)
+                st.counts[C_TICKER_ROWS] += 1
+            keep_lag(st)
+        elif e.kind == TRADE:
+            if not late and s.trade_source == MATCHES:
+                enter_trade(st, t, e.size, e.side)
+        elif e.kind == BOOK_UPDATE:
+            _choose_quotes(st, e)
+            if s.quote_source != BOOK:
+                st.counts[C_IGNORED] += 1
+                continue
+            if s.book_pending == 1:
+                nq = _synced(st, t, e, q_int, q_num, nq)
+            if s.book_state != SYNCED:
+                st.counts[C_IGNORED] += 1
+                continue
+            for j in range(e.lo, e.hi):
+                if set_level(st.book, levels[j].side, levels[j].price, levels[j].size) == 0:
+                    st.counts[C_UNKNOWN] += 1
+            nq = _book_sample(st, t, e, q_int, q_num, nq)
+        elif e.kind == BOOK_SNAPSHOT:
+            _choose_quotes(st, e)
+            if s.quote_source == BOOK:
+                nq = _snapshot(st, t, e, levels, q_int, q_num, nq)
+            else:
+                st.counts[C_IGNORED] += 1
+    return i, nr, nq
