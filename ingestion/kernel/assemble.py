@@ -52,7 +52,11 @@ class Assembler:
         return events
 
     def add(
-        self, events: NDArray[np.void], at: NDArray[np.int64], products: list[str], good: NDArray[np.bool_] | None = None
+        self,
+        events: NDArray[np.void],
+        at: NDArray[np.int64],
+        products: list[str],
+        good: NDArray[np.bool_] | None = None,
     ) -> None:
         """Take events of messages ``at``; ``good`` says which."""
         if good is not None and not good.all():
@@ -136,5 +140,3 @@ class Assembler:
             return True
         before = own[(order[own] < order[shared]) & (events["session"][own] == session)]
         return len(before) > 0
-
-

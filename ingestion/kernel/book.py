@@ -1,9 +1,9 @@
 """A limit order book for tens of thousands of levels: two sorted lists of small blocks, in flat arrays.
 
-Each side is a list of blocks of at most BLOCK levels, sorted by a key that rises away from the touch (price for asks,
-−price for bids), so the best level is the first of the first block. Finding a level is two binary searches; inserting moves
-at most BLOCK entries; the ten best levels are read off the front. Nothing is re-sorted, and memory follows the number of
-levels. Prices are compared as float64: equal decimals parse to equal doubles.
+Each side is a list of blocks of at most BLOCK levels, sorted by a key that rises away from the touch (price for
+asks, −price for bids), so the best level is the first of the first block. Finding a level is two binary searches;
+inserting moves at most BLOCK entries; the ten best levels are read off the front. Nothing is re-sorted, and memory
+follows the number of levels. Prices are compared as float64: equal decimals parse to equal doubles.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ingestion.kernel.compiled import entry, inner
 
 BLOCK = 128
 TOP = 10
@@ -89,7 +90,7 @@ def reserve(book: Book, changes: int) -> Book:
     return grown
 
 
-@njit(cache=True)
+@entry
 def clear_book(book):
     """Remove all levels."""
     blocks = book.key.shape[1]
@@ -102,7 +103,7 @@ def clear_book(book):
         book.meta[side, N_LEVELS] = 0
 
 
-@njit(cache=True)
+@inner
 def _new_block(book, side, at):
     """Take a free block and put it into the order at ``at``; return its id."""
     used = book.meta[side, N_BLOCKS]
@@ -117,7 +118,7 @@ def _new_block(book, side, at):
     return block
 
 
-@njit(cache=True)
+@inner
 def _drop_block(book, side, at):
     """Take the block at ``at`` out of the order and free it."""
     used = book.meta[side, N_BLOCKS]
@@ -129,7 +130,7 @@ def _drop_block(book, side, at):
     book.meta[side, N_BLOCKS] = used - 1
 
 
-@njit(cache=True)
+@inner
 def _merge_next(book, side, at):
     """Pour the block after ``at`` into it where both together fill at most half a block."""
     if at + 1 >= book.meta[side, N_BLOCKS]:
@@ -146,7 +147,7 @@ def _merge_next(book, side, at):
         _drop_block(book, side, at + 1)
 
 
-@njit(cache=True)
+@entry
 def set_level(book, side, price, size):
     """Set the size of one level; size 0 removes it.
 
@@ -237,7 +238,7 @@ def set_level(book, side, price, size):
     return 1
 
 
-@njit(cache=True)
+@entry
 def best(book, side):
     """Return (price, size) of the best level; (nan, nan) where the side is empty."""
     if book.meta[side, N_BLOCKS] == 0:
@@ -247,7 +248,7 @@ def best(book, side):
     return (key if side == ASKS else -key), book.size[side, block, 0]
 
 
-@njit(cache=True)
+@entry
 def depth(book, side, levels):
     """Return the summed size of the ``levels`` best levels, best first."""
     total = 0.0

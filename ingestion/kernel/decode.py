@@ -1,7 +1,7 @@
-"""From lines of a tape to arrays of events: both dialects, bare, wrapped and envelope forms, bad input counted and kept.
+"""From lines of a tape to arrays of events, bad input counted and kept.
 
-A chunk of lines is decoded at once; only when a line in it is malformed is the chunk taken line by line, so that the one bad
-line is found and the rest is used. Nothing here stops on bad input.
+Both dialects; bare, wrapped and envelope forms. A chunk of lines is decoded at once; only when a line in it is malformed
+is the chunk taken line by line, so that the one bad line is found and the rest is used. Nothing here stops on bad input.
 """
 
 from __future__ import annotations
@@ -273,7 +273,11 @@ class _Work:
         self.counts["duplicate"] += int((~fresh).sum())
         kept = np.flatnonzero(fresh)
         return Chunk(
-            [chunk.messages[i] for i in kept], chunk.n[kept], chunk.session[kept], chunk.recv_ns[kept], chunk.lines[kept]
+            [chunk.messages[i] for i in kept],
+            chunk.n[kept],
+            chunk.session[kept],
+            chunk.recv_ns[kept],
+            chunk.lines[kept],
         )
 
     # Sorting by type
@@ -289,11 +293,20 @@ class _Work:
                 advanced.append(i)
             else:
                 self.reject(int(chunk.lines[i]), int(chunk.n[i]), "no type or channel")
+        exchange = {
+            "ticker": self._tickers,
+            "match": self._matches,
+            "last_match": self._last_matches,
+            "heartbeat": self._heartbeats,
+            "l2update": self._updates,
+            "snapshot": self._snapshots,
+            "subscriptions": self._subscriptions,
+        }
         for name, indexes in groups.items():
             self.counts[name] += len(indexes)
-            take = _EXCHANGE.get(name)
+            take = exchange.get(name)
             if take is not None:
-                take(self, chunk, np.array(indexes))
+                take(chunk, np.array(indexes))
             elif name != "error":
                 self.counts["unknown_type"] += len(indexes)
         if advanced:
@@ -333,7 +346,10 @@ class _Work:
         quotes = {
             name: [getattr(m, field) for m in ms]
             for name, field in (
-                ("bid", "best_bid"), ("ask", "best_ask"), ("bid_size", "best_bid_size"), ("ask_size", "best_ask_size"),
+                ("bid", "best_bid"),
+                ("ask", "best_ask"),
+                ("bid_size", "best_bid_size"),
+                ("ask_size", "best_ask_size"),
                 ("size", "last_size"),
             )
         }
@@ -461,7 +477,7 @@ class _Work:
         for i in at:
             raw = chunk.messages[i].channels
             try:
-                channels = CHANNELS.decode(raw) if raw is not None else []
+                channels = CHANNELS.decode(raw) if raw else []
             except msgspec.MsgspecError as error:
                 self.refuse(chunk, int(i), _reason(error))
                 continue
@@ -487,17 +503,6 @@ class _Work:
             counts=dict(self.counts),
             rejects=self.rejects,
         )
-
-
-_EXCHANGE = {
-    "ticker": _Work._tickers,
-    "match": _Work._matches,
-    "last_match": _Work._last_matches,
-    "heartbeat": _Work._heartbeats,
-    "l2update": _Work._updates,
-    "snapshot": _Work._snapshots,
-    "subscriptions": _Work._subscriptions,
-}
 
 
 def _reason(error: Exception) -> str:

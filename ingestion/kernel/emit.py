@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from feature_repo.contract import FEATURE_NAMES, PLAIN_STATS, WINDOWED_STATS, WINDOWS
+from ingestion.kernel.compiled import inner
 from ingestion.kernel.series import (
     WINDOW_NS,
     first_since,
@@ -58,8 +57,6 @@ from ingestion.kernel.state import (
 )
 from ingestion.kernel.sums import shape, value, variance
 
-
-
 _AT = {name: i for i, name in enumerate(WINDOWED_STATS)}
 N_STATS = len(WINDOWED_STATS)
 N_FEATURES = len(FEATURE_NAMES)
@@ -88,14 +85,16 @@ N_FEATURES = len(FEATURE_NAMES)
 _PLAIN_AT = {name: N_STATS * N_WINDOWS + i for i, name in enumerate(PLAIN_STATS)}
 (F_MID, F_SPREAD, F_BOOK, F_COVERAGE, F_GAP, F_HOUR, F_MINUTE, F_SIN, F_COS, F_DAY) = (
     _PLAIN_AT[n]
-    for n in "mid spread book_state coverage_s feed_gap_s hour_of_day minute_of_hour hour_sin hour_cos day_of_week".split()
+    for n in (
+        "mid spread book_state coverage_s feed_gap_s hour_of_day minute_of_hour hour_sin hour_cos day_of_week"
+    ).split()
 )
 _SECONDS = tuple(float(w) for w in WINDOWS)
 _DAY_NS = 86_400_000_000_000
 _COVERAGE_NS = 900_000_000_000
 
 
-@njit(cache=True)
+@inner
 def return_std(tick, w, s):
     """Return the population standard deviation of window ``w``'s returns; NaN without one."""
     n = tick.head[0] - tick.tail[w] - 1
@@ -107,7 +106,7 @@ def return_std(tick, w, s):
     return math.sqrt(variance(value(tick.acc, w, T_R1), value(tick.acc, w, T_R2), n))
 
 
-@njit(cache=True)
+@inner
 def _ticks(st, w, out, row, base):
     s = st.s[0]
     tick = st.tick
@@ -163,7 +162,7 @@ def _ticks(st, w, out, row, base):
         out[base + RET_KURT, row] = kurt
 
 
-@njit(cache=True)
+@inner
 def _mids(st, w, out, row, base):
     s = st.s[0]
     mid = st.mid
@@ -200,7 +199,7 @@ def _mids(st, w, out, row, base):
         out[base + BIPOWER, row] = math.sqrt(max(math.pi / 2.0 * value(mid.acc, w, M_BP), 0.0))
 
 
-@njit(cache=True)
+@inner
 def _trades(st, w, out, row, base):
     trade = st.trade
     n = trade.head[0] - trade.tail[w]
@@ -215,7 +214,7 @@ def _trades(st, w, out, row, base):
     out[base + IMBALANCE, row] = value(trade.acc, w, SIGNED) / volume
 
 
-@njit(cache=True)
+@inner
 def _samples(st, w, out, row, base):
     s = st.s[0]
     sample = st.sample
@@ -245,7 +244,7 @@ def _samples(st, w, out, row, base):
         out[base + OFI, row] = value(sample.acc, w, S_FLOW)
 
 
-@njit(cache=True)
+@inner
 def fill_row(st, t, is_grid, wanted, out, row):
     """Write the features of the row at effective time ``t`` into column ``row`` of ``out``.
 
@@ -304,11 +303,9 @@ def fill_row(st, t, is_grid, wanted, out, row):
     out[F_DAY, row] = (t // _DAY_NS + 3) % 7  # the epoch was a Thursday
 
 
-@njit(cache=True)
+@inner
 def keep_lag(st):
     """Remember return_std of every window as it stands at this ticker, for the next row's ``volatility_lag1``."""
     s = st.s[0]
     for w in range(N_WINDOWS):
         st.lag_std[w] = return_std(st.tick, w, s)
-
-

@@ -1,7 +1,7 @@
 """What the kernel eats: one product's messages as a flat array of events, in log order.
 
-A message becomes one event, or several where it speaks of several products or trades. Book levels stand beside the events
-in one flat array, each event pointing at its slice.
+A message becomes one event, or several where it speaks of several products or trades. Book levels stand beside the
+events in one flat array, each event pointing at its slice.
 """
 
 from __future__ import annotations

@@ -122,7 +122,9 @@ class Featurizer:
             quote_cause_n=np.concatenate(quote_causes) if quote_causes else none,
         )
 
-    def _product(self, product: str, events: NDArray[np.void], levels: NDArray[np.void]) -> Iterator[tuple[NDArray, ...]]:
+    def _product(
+        self, product: str, events: NDArray[np.void], levels: NDArray[np.void]
+    ) -> Iterator[tuple[NDArray, ...]]:
         options = self.options
         state = self._states.get(product)
         if state is None:
@@ -147,7 +149,19 @@ class Featurizer:
                     state, tickers=int(kinds[TICKER]), trades=int(kinds[TRADE]), books=books, levels=touched
                 )
                 taken, nr, nq = run(
-                    state, stretch, levels, 0, every_ns, options.compute_every_n, wanted, r_int, r_num, q_int, q_num, nr, nq
+                    state,
+                    stretch,
+                    levels,
+                    0,
+                    every_ns,
+                    options.compute_every_n,
+                    wanted,
+                    r_int,
+                    r_num,
+                    q_int,
+                    q_num,
+                    nr,
+                    nq,
                 )
                 at += taken
                 full = taken < len(stretch)

@@ -1,8 +1,8 @@
 """Typed forms of Coinbase's messages, and the reading of their times.
 
-One structure takes both dialects and the tape's own wrapping, told apart by content: Exchange messages have ``type``,
-Advanced Trade ones ``channel``, wrapped and envelope lines ``raw``. Numbers may stand as text (as Coinbase sends them) or as
-numbers. Fields that are not listed are skipped without being looked at.
+One structure takes both dialects and the tape's own wrapping, told apart by content: Exchange messages have
+``type``, Advanced Trade ones ``channel``, wrapped and envelope lines ``raw``. Numbers may stand as text (as
+Coinbase sends them) or as numbers. Fields that are not listed are skipped without being looked at.
 
 Source: Coinbase Exchange and Advanced Trade WebSocket documentation.
 """
@@ -13,8 +13,9 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ingestion.kernel.compiled import entry, inner
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A trade id, message or sequence number: fits an int64."""
@@ -81,7 +82,7 @@ class Message(msgspec.Struct, gc=False):
     changes: list[tuple[str, float, float]] | None = None
     bids: list[tuple[float, float]] | None = None
     asks: list[tuple[float, float]] | None = None
-    channels: msgspec.Raw | None = None
+    channels: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
     channel: str | None = None
     timestamp: str | None = None
     sequence_num: Id | None = None
@@ -107,7 +108,7 @@ BAD_TIME = -2
 """What :func:`parse_times` gives for a text that is not an RFC 3339 time with a zone."""
 
 
-@njit(cache=True)
+@inner
 def _digits(text, at, count):
     value = 0
     for i in range(at, at + count):
@@ -118,7 +119,7 @@ def _digits(text, at, count):
     return value
 
 
-@njit(cache=True)
+@entry
 def _parse_times(text, starts, out):
     for row in range(len(starts) - 1):
         at = starts[row]

@@ -74,9 +74,7 @@ def _counter(values: NDArray[np.float64]) -> pa.Array:
     return pa.array(values.astype(np.int64))
 
 
-def feature_table(
-    product: str, sessions: list[str], ints: NDArray[np.int64], numbers: NDArray[np.float64]
-) -> pa.Table:
+def feature_table(product: str, sessions: list[str], ints: NDArray[np.int64], numbers: NDArray[np.float64]) -> pa.Table:
     """Return one product's feature rows as Arrow.
 
     Parameters

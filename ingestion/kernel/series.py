@@ -9,17 +9,18 @@
                               └─────── 60 s ────────┤
                                         └── 30 s ───┤
 
-One ring serves all windows, each with its own tail. Entries are numbered from the start of the stream (absolute index); entry
-i sits at ``i & (capacity − 1)``. An entry leaves window W at t when its time is ≤ t − W. A return (interval, flow) at entry i
-has its other end at i − 1, so it leaves together with entry i − 1; a bipower term reaches back to i − 2.
+One ring serves all windows, each with its own tail. Entries are numbered from the start of the stream (absolute
+index); entry i sits at ``i & (capacity − 1)``. An entry leaves window W at t when its time is ≤ t − W. A return
+(interval, flow) at entry i has its other end at i − 1, so it leaves together with entry i − 1; a bipower term
+reaches back to i − 2.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from feature_repo.contract import WINDOWS
+from ingestion.kernel.compiled import inner
 from ingestion.kernel.state import (
     ASK_L10,
     ASK_SIZE,
@@ -35,9 +36,7 @@ from ingestion.kernel.state import (
     INTERVAL,
     M_BP,
     M_R1,
-    M_R2,
     M_S1,
-    M_S2,
     MICRO,
     MID_RETURN,
     N_WINDOWS,
@@ -50,27 +49,21 @@ from ingestion.kernel.state import (
     S_BID10,
     S_FLOW,
     S_M1,
-    S_M2,
     SHIFT,
     SIGNED,
     SIZE,
     SPREAD,
     T_D1,
-    T_D2,
     T_P1,
-    T_P2,
     T_PX,
     T_R1,
-    T_R2,
-    T_R3,
-    T_R4,
 )
 from ingestion.kernel.sums import DWARFED, FAR_FROM_SHIFT, HI, LO, add, clear, value
 
 WINDOW_NS = tuple(w * 1_000_000_000 for w in WINDOWS)
 
 
-@njit(cache=True)
+@inner
 def _clear_all(series, w):
     for j in range(series.acc.shape[1]):
         clear(series.acc, w, j)
@@ -79,7 +72,7 @@ def _clear_all(series, w):
         series.ref[w, g, PEAK] = 0.0
 
 
-@njit(cache=True, inline="always")
+@inner
 def _add2(series, w, first, group, x, sign):
     """Add (sign = 1) or take (−1) the first two powers of x − K."""
     d = x - series.ref[w, group, SHIFT]
@@ -89,7 +82,7 @@ def _add2(series, w, first, group, x, sign):
         series.ref[w, group, PEAK] = series.acc[w, first + 1, HI]
 
 
-@njit(cache=True, inline="always")
+@inner
 def _add4(series, w, first, group, x, sign):
     """Add or take the first four powers of x − K."""
     d = x - series.ref[w, group, SHIFT]
@@ -102,7 +95,7 @@ def _add4(series, w, first, group, x, sign):
         series.ref[w, group, PEAK] = series.acc[w, first + 3, HI]
 
 
-@njit(cache=True)
+@inner
 def _rebuild(series, w, first, powers, group, column, lo):
     """Make the moment sums of entries lo…head−1 anew about their mean."""
     mask = len(series.t) - 1
@@ -121,7 +114,7 @@ def _rebuild(series, w, first, powers, group, column, lo):
             _add2(series, w, first, group, series.v[i & mask, column], 1.0)
 
 
-@njit(cache=True)
+@inner
 def settle(series, w, first, powers, group, column, lo):
     """Rebuild the moments of entries lo…head−1 where they are badly conditioned; see :mod:`ingestion.kernel.sums`."""
     n = series.head[0] - lo
@@ -133,7 +126,7 @@ def settle(series, w, first, powers, group, column, lo):
         _rebuild(series, w, first, powers, group, column, lo)
 
 
-@njit(cache=True)
+@inner
 def _trend_rebuild(series, w, lo):
     """Make Σ index·(p − K) anew; the index counts from the window's start."""
     mask = len(series.t) - 1
@@ -143,7 +136,7 @@ def _trend_rebuild(series, w, lo):
         add(series.acc, w, T_PX, (i - lo) * (series.v[i & mask, PRICE] - shift))
 
 
-@njit(cache=True)
+@inner
 def settle_price(tick, w):
     """Rebuild the price moments, and the trend that shares their shift, where they are badly conditioned."""
     shift = tick.ref[w, G_PRICE, SHIFT]
@@ -153,7 +146,7 @@ def settle_price(tick, w):
         _trend_rebuild(tick, w, tick.tail[w])
 
 
-@njit(cache=True)
+@inner
 def leave_ticks(tick, w, limit):
     """Let the tickers with time ≤ ``limit`` leave window ``w``."""
     mask = len(tick.t) - 1
@@ -175,7 +168,7 @@ def leave_ticks(tick, w, limit):
         _clear_all(tick, w)
 
 
-@njit(cache=True)
+@inner
 def enter_tick(st, t, price):
     """Let one ticker enter all windows; those that are too old at t leave first."""
     s = st.s[0]
@@ -216,7 +209,7 @@ def enter_tick(st, t, price):
     _enter_queues(st, head, price)
 
 
-@njit(cache=True)
+@inner
 def _enter_queues(st, index, price):
     """Keep the monotone queues: candidates for the minimum (maximum) of any suffix of the ring, oldest first."""
     s = st.s[0]
@@ -237,7 +230,7 @@ def _enter_queues(st, index, price):
     s.max_hi += 1
 
 
-@njit(cache=True)
+@inner
 def first_since(queue, lo, hi, index):
     """Return the first entry >= ``index`` of a monotone queue (binary search)."""
     qmask = len(queue) - 1
@@ -250,14 +243,14 @@ def first_since(queue, lo, hi, index):
     return queue[lo & qmask]
 
 
-@njit(cache=True)
+@inner
 def _bipower(mid, i):
     """Return |r_i||r_(i−1)|."""
     mask = len(mid.t) - 1
     return abs(mid.v[i & mask, MID_RETURN]) * abs(mid.v[(i - 1) & mask, MID_RETURN])
 
 
-@njit(cache=True)
+@inner
 def leave_mids(mid, w, limit):
     """Let the mid changes with time ≤ ``limit`` leave window ``w``."""
     mask = len(mid.t) - 1
@@ -277,7 +270,7 @@ def leave_mids(mid, w, limit):
         _clear_all(mid, w)
 
 
-@njit(cache=True)
+@inner
 def enter_mid(st, t, price, spread):
     """Let one change of a best price enter all windows; ``price`` is the new mid."""
     s = st.s[0]
@@ -312,7 +305,7 @@ def enter_mid(st, t, price, spread):
     mid.head[0] = head + 1
 
 
-@njit(cache=True)
+@inner
 def leave_trades(trade, w, limit):
     """Let the trades with time ≤ ``limit`` leave window ``w``."""
     mask = len(trade.t) - 1
@@ -329,7 +322,7 @@ def leave_trades(trade, w, limit):
         _clear_all(trade, w)
 
 
-@njit(cache=True)
+@inner
 def enter_trade(st, t, size, side):
     """Let one trade enter all windows; ``side`` is +1 where the taker bought, −1 where he sold."""
     trade = st.trade
@@ -346,7 +339,7 @@ def enter_trade(st, t, size, side):
     trade.head[0] = head + 1
 
 
-@njit(cache=True)
+@inner
 def leave_samples(sample, w, limit):
     """Let the book samples with time ≤ ``limit`` leave window ``w``."""
     mask = len(sample.t) - 1
@@ -369,7 +362,7 @@ def leave_samples(sample, w, limit):
         _clear_all(sample, w)
 
 
-@njit(cache=True)
+@inner
 def enter_sample(st, t, bid, ask, bid_size, ask_size, bid_l10, ask_l10):
     """Let one book sample enter all windows; the order-flow term follows Cont, Kukanov and Stoikov (2014)."""
     s = st.s[0]

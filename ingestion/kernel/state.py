@@ -1,7 +1,8 @@
 """All that the kernel remembers of one product, as flat arrays: owned here, saved and restored to the byte.
 
-Four series enter windows: tickers, changes of the mid, trades and book samples. Each has a ring of its entries, a tail index
-per window and the sums of :mod:`ingestion.kernel.sums`. Rings grow with what the longest window holds and with nothing else.
+Four series enter windows: tickers, changes of the mid, trades and book samples. Each has a ring of its entries, a
+tail index per window and the sums of :mod:`ingestion.kernel.sums`. Rings grow with what the longest window holds
+and with nothing else.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ SCALARS = np.dtype(
 """The scalars of a product's state; times in ns unless named otherwise."""
 
 COUNTERS = (
-    "reordered late future gaps gap_session gap_silence gap_trades gap_sequence gap_crossed unknown_delete crossed one_sided "
-    "ignored_book crossed_snapshot ticker_rows grid_rows quotes"
+    "reordered late gaps gap_session gap_silence gap_trades gap_sequence gap_source gap_crossed "
+    "unknown_delete crossed one_sided ignored_book crossed_snapshot ticker_rows grid_rows quotes"
 ).split()
 """What the kernel counts, in the order of State.counts."""
 

@@ -1,7 +1,7 @@
 """The loop: one product's events in log order, rows and quotes out.
 
-For each message: does it show a gap? Which whole seconds does it pass? Then the clock moves, then quote, book sample and trade
-enter, then its ticker, then its row is made. A row is made at once and never revised.
+For each message: does it show a gap? Which whole seconds does it pass? Then the clock moves, then quote, book
+sample and trade enter, then its ticker, then its row is made. A row is made at once and never revised.
 
 ::
 
@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from feature_repo.contract import GRACE_NS, SILENCE_HEARTBEAT_NS, SILENCE_NS
 from ingestion.kernel.book import ASKS, BIDS, TOP, best, clear_book, depth, set_level
+from ingestion.kernel.compiled import entry, inner
 from ingestion.kernel.emit import fill_row, keep_lag
 from ingestion.kernel.events import (
     BOOK_SNAPSHOT,
@@ -39,12 +38,12 @@ from ingestion.kernel.state import COUNTERS
 (
     C_REORDERED,
     C_LATE,
-    C_FUTURE,
     C_GAPS,
     C_SESSION,
     C_SILENCE,
     C_TRADES,
     C_SEQUENCE,
+    C_SOURCE,
     C_CROSSED_BOOK,
     C_UNKNOWN,
     C_CROSSED,
@@ -70,7 +69,7 @@ ROW_MARGIN = 80
 QUOTE_MARGIN = 8
 
 
-@njit(cache=True)
+@inner
 def _quote_row(st, q_int, q_num, nq, kind, t, e):
     s = st.s[0]
     q_int[Q_SESSION, nq] = e.session
@@ -92,7 +91,7 @@ def _quote_row(st, q_int, q_num, nq, kind, t, e):
     return nq + 1
 
 
-@njit(cache=True)
+@inner
 def _row(st, t, n, k, trigger, created, cause, session, wanted, r_int, r_num, nr):
     s = st.s[0]
     fill_row(st, t, trigger == 1, wanted, r_num, nr)
@@ -109,30 +108,12 @@ def _row(st, t, n, k, trigger, created, cause, session, wanted, r_int, r_num, nr
     return nr + 1
 
 
-@njit(cache=True)
+@inner
 def _same(a, b):
     return a == b or (math.isnan(a) and math.isnan(b))
 
 
-@njit(cache=True)
-def _set_quote(st, t, bid, ask, bid_size, ask_size, e, q_int, q_num, nq):
-    """Take over a valid quote: a row where anything changed, an entry of the mid series where a best price did."""
-    s = st.s[0]
-    price_changed = s.mid_valid == 0 or bid != s.bid or ask != s.ask
-    if not price_changed and _same(bid_size, s.bid_size) and _same(ask_size, s.ask_size):
-        return nq
-    s.bid = bid
-    s.ask = ask
-    s.bid_size = bid_size
-    s.ask_size = ask_size
-    s.mid_valid = 1
-    if price_changed:
-        mid = 0.5 * (bid + ask)
-        enter_mid(st, t, mid, (ask - bid) / mid)
-    return _quote_row(st, q_int, q_num, nq, QUOTE, t, e)
-
-
-@njit(cache=True)
+@inner
 def _open_gap(st, t, e, q_int, q_num, nq):
     s = st.s[0]
     s.gap_open = 1
@@ -143,7 +124,7 @@ def _open_gap(st, t, e, q_int, q_num, nq):
     return _quote_row(st, q_int, q_num, nq, GAP_START, t, e)
 
 
-@njit(cache=True)
+@inner
 def _close_gap(st, t, e, q_int, q_num, nq):
     s = st.s[0]
     s.gap_open = 0
@@ -153,29 +134,9 @@ def _close_gap(st, t, e, q_int, q_num, nq):
     return _quote_row(st, q_int, q_num, nq, GAP_END, t, e)
 
 
-@njit(cache=True)
-def _book_sample(st, t, e, q_int, q_num, nq):
-    """Read the top of a book that has just taken a message: crossed is a gap, else a quote and a sample."""
-    s = st.s[0]
-    bid, bid_size = best(st.book, BIDS)
-    ask, ask_size = best(st.book, ASKS)
-    if math.isnan(bid) or math.isnan(ask):
-        st.counts[C_ONE_SIDED] += 1
-        return nq
-    if bid >= ask:
-        st.counts[C_CROSSED_BOOK] += 1
-        return _open_gap(st, t, e, q_int, q_num, nq)
-    nq = _set_quote(st, t, bid, ask, bid_size, ask_size, e, q_int, q_num, nq)
-    bid_l10 = depth(st.book, BIDS, TOP)
-    ask_l10 = depth(st.book, ASKS, TOP)
-    enter_sample(st, t, bid, ask, bid_size, ask_size, bid_l10, ask_l10)
-    return nq
-
-
-@njit(cache=True)
-def _snapshot(st, t, e, levels, q_int, q_num, nq):
-    """Load a snapshot; without a time its quote and sample wait for the next l2update."""
-    s = st.s[0]
+@inner
+def _load_snapshot(book, e, levels):
+    """Replace the book by a snapshot; a crossed one is refused (False) and changes nothing."""
     high = -math.inf
     low = math.inf
     for i in range(e.lo, e.hi):
@@ -185,40 +146,29 @@ def _snapshot(st, t, e, levels, q_int, q_num, nq):
             else:
                 low = min(low, levels[i].price)
     if high >= low:
-        st.counts[C_BAD_SNAPSHOT] += 1
-        if s.book_state == SYNCED and s.gap_open == 0:
-            return _open_gap(st, t, e, q_int, q_num, nq)
-        return nq
-    clear_book(st.book)
+        return False
+    clear_book(book)
     for i in range(e.lo, e.hi):
         if levels[i].size > 0.0:
-            set_level(st.book, levels[i].side, levels[i].price, levels[i].size)
-    if e.t_ns < 0:
-        s.book_pending = 1
-        return nq
-    return _synced(st, t, e, q_int, q_num, nq)
+            set_level(book, levels[i].side, levels[i].price, levels[i].size)
+    return True
 
 
-@njit(cache=True)
-def _synced(st, t, e, q_int, q_num, nq):
-    s = st.s[0]
-    s.book_pending = 0
-    s.book_state = SYNCED
-    if s.gap_open == 1:
-        nq = _close_gap(st, t, e, q_int, q_num, nq)
-    return _book_sample(st, t, e, q_int, q_num, nq)
-
-
-@njit(cache=True)
+@inner
 def _choose_quotes(st, e):
     """Fix the product's quote source at its first quote-bearing message of the session."""
     s = st.s[0]
     if s.quote_source == OPEN:
         by_book = (s.subscribed >= 0 and s.subscribed & SUB_BOOK != 0) or e.kind != TICKER
         s.quote_source = BOOK if by_book else TICKERS
+    elif s.quote_source == TICKERS and e.kind == BOOK_SNAPSHOT:
+        # Acknowledgements come one by one: a snapshot proves that level2 is subscribed after all.
+        s.quote_source = BOOK
+        return True
+    return False
 
 
-@njit(cache=True)
+@inner
 def _choose_trades(st, e):
     """Fix the product's trade source at its first trade-bearing message of the session."""
     s = st.s[0]
@@ -227,7 +177,7 @@ def _choose_trades(st, e):
         s.trade_source = MATCHES if by_match else TICKERS
 
 
-@njit(cache=True)
+@inner
 def _shows_lost_trades(st, e):
     """Check trade-id continuity and remember the id."""
     s = st.s[0]
@@ -252,7 +202,7 @@ def _shows_lost_trades(st, e):
     return lost
 
 
-@njit(cache=True)
+@inner
 def _begin_session(st, session):
     """Forget what holds for one connection only; its first timed message will tell the gap."""
     s = st.s[0]
@@ -270,8 +220,8 @@ def _begin_session(st, session):
     s.lost = 0
 
 
-@njit(cache=True)
-def _without_time(st, e, levels, q_int, q_num, nq):
+@inner
+def _without_time(st, e, levels):
     """Obey what moves no clock: subscriptions, trade continuity, a loss to be told later, a snapshot without a time."""
     s = st.s[0]
     if e.kind == SUBSCRIBED:
@@ -283,14 +233,16 @@ def _without_time(st, e, levels, q_int, q_num, nq):
     elif e.kind == LAST_TRADE:
         _shows_lost_trades(st, e)
     elif e.kind == BOOK_SNAPSHOT:
-        _choose_quotes(st, e)
-        if s.quote_source == BOOK:
-            return _snapshot(st, s.watermark, e, levels, q_int, q_num, nq)
-        st.counts[C_IGNORED] += 1
-    return nq
+        if _choose_quotes(st, e):
+            s.lost = 1
+        if not _load_snapshot(st.book, e, levels):
+            st.counts[C_BAD_SNAPSHOT] += 1
+            s.lost = 1
+        else:
+            s.book_pending = 1
 
 
-@njit(cache=True)
+@entry
 def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, q_int, q_num, nr, nq):
     """Take events from ``first`` on until they end or the output is nearly full.
 
@@ -332,13 +284,13 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, q_int, 
         if e.session != s.connection:
             _begin_session(st, e.session)
         if e.t_ns < 0:
-            nq = _without_time(st, e, levels, q_int, q_num, nq)
+            _without_time(st, e, levels)
             continue
 
-        # The clock.
+        # Does it show a gap?
         was = s.watermark
-        late = False
         t = e.t_ns
+        late = False
         reconnected = s.fresh == 1
         had_book = s.had_book == 1 if reconnected else s.quote_source == BOOK and s.book_state == SYNCED
         s.fresh = 0
@@ -349,99 +301,125 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, q_int, 
         if e.kind == HEARTBEAT:
             s.heartbeats = 1
         lost_trades = _shows_lost_trades(st, e)
+        changed = (e.kind == TICKER or e.kind == BOOK_UPDATE or e.kind == BOOK_SNAPSHOT) and _choose_quotes(st, e)
+        gap = False
         if s.started == 0:
             s.started = 1
             s.cover_start = t
+            was = t
             if every_ns > 0:
                 s.next_grid = -(-t // every_ns) * every_ns
         else:
             silent = t - was > (SILENCE_HEARTBEAT_NS if s.heartbeats == 1 else SILENCE_NS)
-            if reconnected or silent or lost_trades or s.lost == 1:
+            gap = reconnected or silent or lost_trades or s.lost == 1 or changed
+            if gap:
                 if reconnected:
                     st.counts[C_SESSION] += 1
                 elif silent:
                     st.counts[C_SILENCE] += 1
-                elif s.lost == 1:
-                    st.counts[C_SEQUENCE] += 1
-                else:
+                elif lost_trades:
                     st.counts[C_TRADES] += 1
-                if every_ns > 0 and s.next_grid == was and t > was and s.gap_open == 0:
-                    # The second that the watermark stands on lies before the gap.
-                    s.grid_k -= 1
-                    nr = _row(
-                        st, was, s.n, s.grid_k, 1, s.recv, e.n, s.session, wanted, r_int, r_num, nr
-                    )
-                    st.counts[C_GRID_ROWS] += 1
-                if s.gap_open == 0:
-                    nq = _open_gap(st, was, e, q_int, q_num, nq)
-                    if not had_book:
-                        nq = _close_gap(st, t, e, q_int, q_num, nq)
-                if every_ns > 0 and s.next_grid < t:
-                    s.next_grid = -(-t // every_ns) * every_ns
-        s.lost = 0
-        if every_ns > 0:
-            while s.next_grid < t:
-                if s.gap_open == 0:
-                    s.grid_k -= 1
-                    nr = _row(
-                        st, s.next_grid, s.n, s.grid_k, 1, s.recv, e.n, s.session, wanted, r_int, r_num, nr
-                    )
-                    st.counts[C_GRID_ROWS] += 1
-                    s.next_grid += every_ns
+                elif changed:
+                    st.counts[C_SOURCE] += 1
                 else:
-                    s.next_grid = -(-t // every_ns) * every_ns
+                    st.counts[C_SEQUENCE] += 1
+        s.lost = 0
+
+        # Which seconds does it pass? Inside a gap none, but the watermark's own second lies before it.
+        if every_ns > 0:
+            limit = min(t, was + 1) if gap else t
+            while s.next_grid < limit and s.gap_open == 0:
+                s.grid_k -= 1
+                nr = _row(st, s.next_grid, s.n, s.grid_k, 1, s.recv, e.n, s.session, wanted, r_int, r_num, nr)
+                st.counts[C_GRID_ROWS] += 1
+                s.next_grid += every_ns
+            if s.next_grid < t:
+                s.next_grid = -(-t // every_ns) * every_ns
+        if gap and s.gap_open == 0:
+            nq = _open_gap(st, was, e, q_int, q_num, nq)
+            if not (had_book or changed):
+                nq = _close_gap(st, t, e, q_int, q_num, nq)
+
+        # The clock.
         s.watermark = t
         s.session = e.session
         s.n = e.n
         s.recv = e.recv_ns if e.recv_ns >= 0 else t
         s.grid_k = 0
 
-        # The message.
-        if e.kind == TICKER:
-            _choose_quotes(st, e)
-            if s.gap_open == 1 and s.quote_source == TICKERS:
-                nq = _close_gap(st, t, e, q_int, q_num, nq)
-                s.book_state = NONE
-            if late:
+        # Quote and book sample. An update after a snapshot without a time gives two: the snapshot's, then its own.
+        is_book = e.kind == BOOK_UPDATE or e.kind == BOOK_SNAPSHOT
+        is_quote = (e.kind == TICKER and s.quote_source == TICKERS) or (is_book and s.quote_source == BOOK)
+        if is_book and not is_quote:
+            st.counts[C_IGNORED] += 1
+        if is_quote and e.kind == TICKER and s.gap_open == 1:
+            nq = _close_gap(st, t, e, q_int, q_num, nq)
+            s.book_state = NONE
+        for part in range(2):
+            if not is_quote or (part == 0 and not (e.kind == BOOK_UPDATE and s.book_pending == 1)):
                 continue
-            if s.quote_source == TICKERS:
-                if not (e.bid > 0.0 and e.ask > 0.0):
-                    st.counts[C_ONE_SIDED] += 1
-                elif e.bid >= e.ask:
-                    st.counts[C_CROSSED] += 1
+            bid = e.bid
+            ask = e.ask
+            bid_size = e.bid_size
+            ask_size = e.ask_size
+            bid_l10 = 0.0
+            ask_l10 = 0.0
+            if is_book:
+                if part == 0 or e.kind == BOOK_SNAPSHOT:
+                    if part == 1 and not _load_snapshot(st.book, e, levels):
+                        st.counts[C_BAD_SNAPSHOT] += 1
+                        if s.book_state == SYNCED and s.gap_open == 0:
+                            nq = _open_gap(st, t, e, q_int, q_num, nq)
+                        continue
+                    s.book_pending = 0
+                    s.book_state = SYNCED
+                    if s.gap_open == 1:
+                        nq = _close_gap(st, t, e, q_int, q_num, nq)
+                elif s.book_state != SYNCED:
+                    st.counts[C_IGNORED] += 1
+                    continue
                 else:
-                    nq = _set_quote(st, t, e.bid, e.ask, e.bid_size, e.ask_size, e, q_int, q_num, nq)
-                    if e.bid_size > 0.0 and e.ask_size > 0.0:
-                        enter_sample(st, t, e.bid, e.ask, e.bid_size, e.ask_size, 0.0, 0.0)
-            if s.trade_source == TICKERS and e.trade_id >= 0 and e.size > 0.0:
-                enter_trade(st, t, e.size, e.side)
+                    for j in range(e.lo, e.hi):
+                        if set_level(st.book, levels[j].side, levels[j].price, levels[j].size) == 0:
+                            st.counts[C_UNKNOWN] += 1
+                bid, bid_size = best(st.book, BIDS)
+                ask, ask_size = best(st.book, ASKS)
+                bid_l10 = depth(st.book, BIDS, TOP)
+                ask_l10 = depth(st.book, ASKS, TOP)
+            elif late:
+                continue
+            if not (bid > 0.0 and ask > 0.0):
+                st.counts[C_ONE_SIDED] += 1
+            elif bid >= ask:
+                st.counts[C_CROSSED_BOOK if is_book else C_CROSSED] += 1
+                if is_book:
+                    nq = _open_gap(st, t, e, q_int, q_num, nq)
+            else:
+                price_changed = s.mid_valid == 0 or bid != s.bid or ask != s.ask
+                if price_changed or not (_same(bid_size, s.bid_size) and _same(ask_size, s.ask_size)):
+                    s.bid = bid
+                    s.ask = ask
+                    s.bid_size = bid_size
+                    s.ask_size = ask_size
+                    s.mid_valid = 1
+                    if price_changed:
+                        mid = 0.5 * (bid + ask)
+                        enter_mid(st, t, mid, (ask - bid) / mid)
+                    nq = _quote_row(st, q_int, q_num, nq, QUOTE, t, e)
+                if bid_size > 0.0 and ask_size > 0.0:
+                    enter_sample(st, t, bid, ask, bid_size, ask_size, bid_l10, ask_l10)
+        if late:
+            continue
+
+        # Trade, then ticker, then its row.
+        by_ticker = e.kind == TICKER and s.trade_source == TICKERS and e.trade_id >= 0 and e.size > 0.0
+        if by_ticker or (e.kind == TRADE and s.trade_source == MATCHES):
+            enter_trade(st, t, e.size, e.side)
+        if e.kind == TICKER:
             enter_tick(st, t, e.price)
             s.tickers += 1
             if s.tickers % thin == 0:
                 nr = _row(st, t, e.n, e.k, 0, s.recv, e.n, e.session, wanted, r_int, r_num, nr)
                 st.counts[C_TICKER_ROWS] += 1
             keep_lag(st)
-        elif e.kind == TRADE:
-            if not late and s.trade_source == MATCHES:
-                enter_trade(st, t, e.size, e.side)
-        elif e.kind == BOOK_UPDATE:
-            _choose_quotes(st, e)
-            if s.quote_source != BOOK:
-                st.counts[C_IGNORED] += 1
-                continue
-            if s.book_pending == 1:
-                nq = _synced(st, t, e, q_int, q_num, nq)
-            if s.book_state != SYNCED:
-                st.counts[C_IGNORED] += 1
-                continue
-            for j in range(e.lo, e.hi):
-                if set_level(st.book, levels[j].side, levels[j].price, levels[j].size) == 0:
-                    st.counts[C_UNKNOWN] += 1
-            nq = _book_sample(st, t, e, q_int, q_num, nq)
-        elif e.kind == BOOK_SNAPSHOT:
-            _choose_quotes(st, e)
-            if s.quote_source == BOOK:
-                nq = _snapshot(st, t, e, levels, q_int, q_num, nq)
-            else:
-                st.counts[C_IGNORED] += 1
     return i, nr, nq

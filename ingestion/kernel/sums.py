@@ -1,23 +1,24 @@
 """Running sums that forget exactly: compensated accumulation of terms that enter and leave a window.
 
-A window's sums are kept, never recomputed, so the work per event does not depend on how much the window holds. Three things
-keep them right to the last digits:
+A window's sums are kept, never recomputed, so the work per event does not depend on how much the window holds.
+Three things keep them right to the last digits:
 
-- **Compensation.** Each sum is a pair (hi, lo): ``hi`` is the floating sum, ``lo`` gathers the rounding errors that Knuth's
-  two-sum (TAOCP vol. 2, 4.2.2) makes exact. The term that entered is the term that leaves, so no residue builds up.
-- **Shift.** Moments are taken about a reference K near the mean (Chan, Golub, LeVeque 1983), so that a price of 1e5 with
-  ticks of 1e-2 loses nothing to cancellation.
-- **Rebuild.** Where the mean has wandered off K, or a term that dwarfed the rest has left, the sums are made anew from the
-  ring. The mean can wander 4 standard deviations off K only when nearly all of the window has been replaced, and a dwarfing
-  term is followed by a whole window without another, so each rebuild of n terms is paid for by n events: the amortised
-  cost stays constant.
+- **Compensation.** Each sum is a pair (hi, lo): ``hi`` is the floating sum, ``lo`` gathers the rounding errors that
+  Knuth's two-sum (TAOCP vol. 2, 4.2.2) makes exact. The term that entered is the term that leaves, so no residue
+  builds up.
+- **Shift.** Moments are taken about a reference K near the mean (Chan, Golub, LeVeque 1983), so that a price of 1e5
+  with ticks of 1e-2 loses nothing to cancellation.
+- **Rebuild.** Where the mean has wandered off K, or a term that dwarfed the rest has left, the sums are made anew
+  from the ring. The mean can wander 4 standard deviations off K only when nearly all of the window has been
+  replaced, and a dwarfing term is followed by a whole window without another, so each rebuild of n terms is paid
+  for by n events: the amortised cost stays constant.
 """
 
 from __future__ import annotations
 
 import math
 
-from numba import njit
+from ingestion.kernel.compiled import inner
 
 HI = 0
 LO = 1
@@ -26,7 +27,7 @@ FAR_FROM_SHIFT = 16.0  # rebuild where (mean − K)² exceeds this many variance
 DWARFED = 2.0**-60  # rebuild where the highest even power sum fell below this share of its peak: pairs carry 2^-106
 
 
-@njit(cache=True, inline="always")
+@inner
 def add(acc, w, j, x):
     """Add ``x`` to the pair ``acc[w, j]`` by two-sum."""
     hi = acc[w, j, HI]
@@ -36,27 +37,27 @@ def add(acc, w, j, x):
     acc[w, j, HI] = s
 
 
-@njit(cache=True, inline="always")
+@inner
 def value(acc, w, j):
     """Return the sum held by the pair ``acc[w, j]``."""
     return acc[w, j, HI] + acc[w, j, LO]
 
 
-@njit(cache=True, inline="always")
+@inner
 def clear(acc, w, j):
     """Set the pair to exact zero."""
     acc[w, j, HI] = 0.0
     acc[w, j, LO] = 0.0
 
 
-@njit(cache=True)
+@inner
 def variance(s1, s2, n):
     """Population variance from the first two power sums about K."""
     m = s1 / n
     return max(s2 / n - m * m, 0.0)
 
 
-@njit(cache=True)
+@inner
 def shape(s1, s2, s3, s4, n):
     """Return biased (skewness, excess kurtosis) from four power sums about K; NaN where the variance vanishes."""
     m = s1 / n
