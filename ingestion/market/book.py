@@ -24,7 +24,7 @@ class Side:
     sizes
         Key to size, in units of 1e-8 of the base currency; always > 0.
     changed
-        Keys touched since :meth:`take_changes`.
+        Keys touched since :meth:`take_changes`, and whether each was there then.
 
     Examples
     --------
@@ -35,7 +35,10 @@ class Side:
     >>> bids.retreat(100)
     [-101]
     >>> bids.best, bids.take_changes()
-    (100, [(100, 7), (101, 0)])
+    (100, [(100, 7)])
+    >>> bids.set(-100, 0); bids.set(-99, 5)
+    >>> bids.take_changes()
+    [(100, 0), (99, 5)]
     """
 
     __slots__ = ("changed", "keys", "sign", "sizes")
@@ -44,7 +47,7 @@ class Side:
         self.sign = sign
         self.keys: list[int] = []
         self.sizes: dict[int, int] = {}
-        self.changed: dict[int, None] = {}
+        self.changed: dict[int, bool] = {}
 
     @property
     def best(self) -> int:
@@ -58,7 +61,8 @@ class Side:
 
     def set(self, key: int, size: int) -> None:
         """Set the size of a level; 0 removes it."""
-        if key in self.sizes:
+        there = key in self.sizes
+        if there:
             if size == 0:
                 del self.sizes[key]
                 del self.keys[bisect_left(self.keys, key)]
@@ -69,7 +73,7 @@ class Side:
             insort(self.keys, key)
         else:
             return
-        self.changed[key] = None
+        self.changed.setdefault(key, there)
 
     def retreat(self, price: int) -> list[int]:
         """Remove all levels better than a price; return their keys, best first."""
@@ -78,12 +82,17 @@ class Side:
         del self.keys[:at]
         for key in gone:
             del self.sizes[key]
-            self.changed[key] = None
+            self.changed.setdefault(key, True)
         return gone
 
     def take_changes(self) -> list[tuple[int, int]]:
-        """Return ``(price, size)`` of the levels touched since the last call, in the order touched; 0 = gone."""
+        """Return ``(price, size)`` of the levels touched since the last call, in the order touched; 0 = gone.
+
+        A level that came and went in between was never told of, and isn't.
+        """
+        if not self.changed:
+            return []
         sizes = self.sizes
-        out = [(self.sign * key, sizes.get(key, 0)) for key in self.changed]
+        out = [(self.sign * k, sizes.get(k, 0)) for k, was in self.changed.items() if was or k in sizes]
         self.changed.clear()
         return out

@@ -3,9 +3,9 @@
 Channels subscribed: ticker, matches, level2_batch, heartbeat. For demonstration and tests: **what is generated here is
 never evidence about a market**, and says so in its first message, its session id (``5eed…``) and its file name.
 
-Per product, time runs in slots of 50 ms (see ``process``). What happens in a slot shares one event time, in this order: an
-l2update with all changes, then per fill a match and a ticker. So a ticker's best prices and sizes are the top of the book
-at that place in the log. Event times never fall, l2updates of a product are at least 50 ms apart.
+Per product, time runs in slots of 50 ms (see ``process``). What happens in a slot shares one event time, in this order:
+an l2update with all changes, then per fill a match and a ticker. So a ticker's best prices and sizes are the top of the
+book at that place in the log. Event times never fall, l2updates of a product are at least 50 ms apart.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def _product(
     z = draws.standard_normal((seconds * SLOTS_PER_S, 2))[slots]
     jump = process.jump_ticks(z[:, 0], h_slot, scale, parameters)
     beyond = np.exp(process.jump_location(scale) - np.log(2.0) + observation.wide_log_sd * z[:, 1])
-    is_wide = process.rng(seed, product, "wide").random(seconds * SLOTS_PER_S)[slots] < process.wide_chance(h_slot, parameters)
+    widens = process.rng(seed, product, "wide").random(seconds * SLOTS_PER_S)[slots]
+    is_wide = widens < process.wide_chance(h_slot, parameters)
     spread = np.where(is_wide, 1 + np.maximum(np.rint(beyond), 1.0), 1.0).astype(np.int64)
 
     feed = ProductFeed(seed, product, start_ns // 1000, parameters)

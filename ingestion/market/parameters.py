@@ -26,8 +26,8 @@ class Latent:
     """The hidden log volatility ``h = level[regime] + ou + burst``, on a grid of 1 s; formulas in ``process``."""
 
     regimes: tuple[str, ...] = ("calm", "normal", "active", "stormy")
-    level: tuple[float, ...] = (-0.40, 0.0, 0.40, 0.80)
-    """h of each regime; a step of 0.4 is 1.5 times the volatility, so neighbours overlap through the OU part."""
+    level: tuple[float, ...] = (-0.45, 0.0, 0.45, 0.90)
+    """h of each regime; a step of 0.45 is 1.6 times the volatility; neighbours overlap through the OU part."""
     dwell_s: float = 600.0
     """Mean stay in a regime: about 10 minutes."""
     jump: tuple[tuple[float, ...], ...] = (
@@ -43,8 +43,8 @@ class Latent:
     """Stationary standard deviation of the OU part."""
     burst_per_s: float = 1.0 / 1200.0
     """Chance a second that a burst starts: one in 20 minutes; nothing announces it."""
-    burst_mean: float = 0.7
-    """Mean height of a burst in h (exponential): news doubles the volatility."""
+    burst_mean: float = 0.5
+    """Mean height of a burst in h (exponential): news multiplies the volatility by 1.6."""
     burst_half_life_s: float = 20.0
     """Half-life of a burst: shorter than the horizon, so that many are over before they could be learnt from."""
 
@@ -121,7 +121,7 @@ class Product:
 
 def _products() -> dict[str, Product]:
     return {
-        "BTC-USD": Product(90_000.0, 2, 1.2e-5, 0.75, 1.75, 0.0012, 900_000_000),
+        "BTC-USD": Product(90_000.0, 2, 1.08e-5, 0.75, 1.75, 0.0012, 900_000_000),
         "ETH-USD": Product(3_000.0, 2, 1.5e-5, 0.65, 1.30, 0.03, 700_000_000),
         # Finer than the real tick of 0.01, which would round nearly every move to one tick and hide the sizes.
         "SOL-USD": Product(140.0, 3, 2.0e-5, 0.55, 1.05, 0.6, 300_000_000),

@@ -1,6 +1,7 @@
 """The hidden volatility of a generated product, and what of it shows: a state-space model with explicit densities.
 
-Each product has its own, independent of the others. Time runs in steps of 1 s, k = 0, 1, …; a step has 20 slots of 50 ms.
+Each product has its own, independent of the others. Time runs in steps of 1 s, k = 0, 1, …; a step has 20 slots of
+50 ms.
 
 **State** ``(s_k, y_k, b_k)``, log volatility ``h_k = level[s_k] + y_k + b_k``::
 
@@ -21,7 +22,7 @@ Each product has its own, independent of the others. Time runs in steps of 1 s, 
                        logit(w) = logit(wide_chance) + wide_elasticity · h
 
 Sizes, sides, times inside a slot, depth and latency carry no information on h. So all that a filter can use is, a step:
-the number of slots with an order, the number with a move, each J and each spread; :func:`log_likelihood` is exactly that.
+the number of slots with an order, the number with a move, each J, each spread: :func:`log_likelihood` is exactly that.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ def rng(seed: int, product: str, purpose: str) -> np.random.Generator:
 
 def regime_matrix(parameters: Latent) -> F64:
     """Transition matrix of the regime over one step of 1 s, shape ``(regimes, regimes)``, rows from, columns to."""
-    stay = np.exp(-1.0 / parameters.dwell_s)
-    return stay * np.eye(len(parameters.level)) + (1.0 - stay) * np.asarray(parameters.jump, dtype=np.float64)
+    stay = float(np.exp(-1.0 / parameters.dwell_s))
+    jump = np.asarray(parameters.jump, dtype=np.float64)
+    return np.asarray(stay * np.eye(len(jump)) + (1.0 - stay) * jump, dtype=np.float64)
 
 
 def stationary(parameters: Latent) -> F64:

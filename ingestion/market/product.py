@@ -48,6 +48,7 @@ class ProductFeed:
         self.scale = parameters.products[product]
         self.start_us = start_us
         self.tick = 10**self.scale.decimals
+        self._price = _Prices(self.scale.decimals)
         self.trade_id = self.scale.first_trade_id
         self.sequence = 40 * self.scale.first_trade_id
         self.recv_us = start_us
@@ -87,10 +88,10 @@ class ProductFeed:
         self.recv_us = self.start_us + 5_000
         when = _iso(np.array([self.start_us - 1_000_000]))[0]
         yield self._sent(
-            f'{{"type":"last_match",{self._match_body(self.trade_id, "sell", self.open + 1, 120_000, when)}}}'
+            self._match("last_match", "sell", self._price[self.open + 1], _amount(120_000), when)
         )
         sides = (
-            ",".join(f'["{self._price(side.sign * k)}","{_amount(side.sizes[k])}"]' for k in side.keys)
+            ",".join(f'["{self._price[side.sign * k]}","{_amount(side.sizes[k])}"]' for k in side.keys)
             for side in (self.bids, self.asks)
         )
         bids, asks = sides
@@ -177,38 +178,41 @@ class ProductFeed:
 
     def _trades(self, fills: list[tuple[int, int]], buy: bool, when: str) -> Iterator[Sent]:
         taker, maker = ("buy", "sell") if buy else ("sell", "buy")
-        bid, ask = self._price(self.bids.best), self._price(self.asks.best)
-        bid_size, ask_size = _amount(self.bids.best_size), _amount(self.asks.best_size)
+        price_of, first = self._price, self.parameters.feed.ticker_first
+        quote = (
+            f'"best_bid":"{price_of[self.bids.best]}","best_bid_size":"{_amount(self.bids.best_size)}",'
+            f'"best_ask":"{price_of[self.asks.best]}","best_ask_size":"{_amount(self.asks.best_size)}",'
+            f'"side":"{taker}","time":"{when}","trade_id":'
+        )
         for price, size in fills:
             self.trade_id += 1
             self.sequence += 3
             self.volume_24h += size / _UNIT
             self.volume_30d += size / _UNIT
-            self.low, self.high = min(self.low, price), max(self.high, price)
-            match = f'{{"type":"match",{self._match_body(self.trade_id, maker, price, size, when)}}}'
+            if price < self.low:
+                self.low = price
+            elif price > self.high:
+                self.high = price
+            paid, much = price_of[price], _amount(size)
+            match = self._match("match", maker, paid, much, when)
             ticker = (
-                f'{{"type":"ticker","sequence":{self.sequence},"product_id":"{self.product}",'
-                f'"price":"{self._price(price)}","open_24h":"{self._price(self.open)}",'
-                f'"volume_24h":"{self.volume_24h:.8f}","low_24h":"{self._price(self.low)}",'
-                f'"high_24h":"{self._price(self.high)}","volume_30d":"{self.volume_30d:.8f}",'
-                f'"best_bid":"{bid}","best_bid_size":"{bid_size}","best_ask":"{ask}","best_ask_size":"{ask_size}",'
-                f'"side":"{taker}","time":"{when}","trade_id":{self.trade_id},"last_size":"{_amount(size)}"}}'
+                f'{{"type":"ticker","sequence":{self.sequence},"product_id":"{self.product}","price":"{paid}",'
+                f'"open_24h":"{price_of[self.open]}","volume_24h":"{self.volume_24h:.8f}",'
+                f'"low_24h":"{price_of[self.low]}","high_24h":"{price_of[self.high]}",'
+                f'"volume_30d":"{self.volume_30d:.8f}",{quote}{self.trade_id},"last_size":"{much}"}}'
             )
-            if next(self._u) < self.parameters.feed.ticker_first:
+            if next(self._u) < first:
                 match, ticker = ticker, match
             yield self._sent(match)
             yield self._sent(ticker)
 
-    def _match_body(self, trade_id: int, maker: str, price: int, size: int, when: str) -> str:
+    def _match(self, kind: str, maker: str, price: str, size: str, when: str) -> str:
+        ids = f"{self.trade_id:08x}-0000-4000-8000-{self.sequence:012x}"
         return (
-            f'"trade_id":{trade_id},"maker_order_id":"{trade_id:08x}-0000-4000-8000-{self.sequence:012x}",'
-            f'"taker_order_id":"{trade_id:08x}-0000-4000-9000-{self.sequence:012x}","side":"{maker}",'
-            f'"size":"{_amount(size)}","price":"{self._price(price)}","product_id":"{self.product}",'
-            f'"sequence":{self.sequence},"time":"{when}"'
+            f'{{"type":"{kind}","trade_id":{self.trade_id},"maker_order_id":"{ids}","taker_order_id":"{ids}",'
+            f'"side":"{maker}","size":"{size}","price":"{price}","product_id":"{self.product}",'
+            f'"sequence":{self.sequence},"time":"{when}"}}'
         )
-
-    def _price(self, ticks: int) -> str:
-        return f"{ticks // self.tick}.{ticks % self.tick:0{self.scale.decimals}d}"
 
     # What happens in the book
 
@@ -264,12 +268,30 @@ class ProductFeed:
 
     def _changes(self) -> str:
         """Net changes since the last message as JSON, removals first: the book isn't crossed in between either."""
-        gone, there = [], []
+        gone, there, price_of = [], [], self._price
         for name, side in (("buy", self.bids), ("sell", self.asks)):
             for price, size in side.take_changes():
-                (there if size else gone).append(f'["{name}","{self._price(price)}","{_amount(size)}"]')
-        self.sequence += len(gone) + len(there)
-        return ",".join(gone + there)
+                if size:
+                    there.append(f'["{name}","{price_of[price]}","{size // _UNIT}.{size % _UNIT:08d}"]')
+                else:
+                    gone.append(f'["{name}","{price_of[price]}","0.00000000"]')
+        gone += there
+        self.sequence += len(gone)
+        return ",".join(gone)
+
+
+class _Prices(dict[int, str]):
+    """Texts of prices in ticks, each made once: half of a tape's numbers are the same few prices."""
+
+    def __init__(self, decimals: int) -> None:
+        self.decimals = decimals
+        self.tick = 10**decimals
+
+    def __missing__(self, ticks: int) -> str:
+        if len(self) > 100_000:
+            self.clear()
+        text = self[ticks] = f"{ticks // self.tick}.{ticks % self.tick:0{self.decimals}d}"
+        return text
 
 
 def _amount(units: int) -> str:

@@ -17,6 +17,8 @@ from ingestion.market.generator import PRODUCTS, START_NS, generate, session_id
 from ingestion.market.parameters import DEFAULT, Parameters
 
 Form = Literal["envelope", "raw"]
+_LINES = 1_000
+"""Lines handed to the compressor at once: a call a line costs a tenth of the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def write_tape(
         path = path / tape_name(seed, seconds, products)
     types: Counter[str] = Counter()
     pairs: Counter[str] = Counter()
-    size = 0
+    size, lines = 0, list[bytes]()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,14 +115,17 @@ def write_tape(
             for n, (recv_ns, product, raw) in enumerate(messages, start=1):
                 types[raw[9 : raw.index(b'"', 9)].decode()] += 1
                 pairs[product] += 1
-                line = raw + b"\n" if form == "raw" else _envelope(recv_ns, product, session, n, raw)
-                size += len(line)
-                out.write(line)
+                lines.append(raw + b"\n" if form == "raw" else _envelope(recv_ns, product, session, n, raw))
+                if len(lines) == _LINES:
+                    size += out.write(b"".join(lines))
+                    lines.clear()
+            size += out.write(b"".join(lines))
         part.replace(path)
     except OSError as error:
         raise StoreError(f"tape {path} could not be written ({error}): free space or choose another place") from error
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
     return TapeSummary(path, session, seed, seconds, sum(types.values()), dict(types), dict(pairs), size)
 
 
