@@ -1,7 +1,8 @@
 """From lines of a tape to arrays of events, bad input counted and kept.
 
-Both dialects; bare, wrapped and envelope forms. A chunk of lines is decoded at once; only when a line in it is malformed
-is the chunk taken line by line, so that the one bad line is found and the rest is used. Nothing here stops on bad input.
+Both dialects; bare, wrapped and envelope forms. A chunk of lines is decoded at once; only when a line in it is
+malformed is the chunk taken line by line, so that the one bad line is found and the rest is used. Nothing here stops
+on bad input.
 """
 
 from __future__ import annotations

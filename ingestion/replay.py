@@ -1,0 +1,245 @@
+"""Replay: tapes through the kernel into the offline tables, each row once, however often it is run or interrupted."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from feature_repo.contract import VIEW
+from feature_repo.errors import InputError, StoreError
+from infra.settings import settings
+from ingestion import tables
+from ingestion.kernel import ROW_SCHEMA, Featurizer, Options, Rows
+from ingestion.tapes import Tape, find_tapes, foreign_session, own_session, read_lines
+
+COMMIT_ROWS = 200_000
+"""Rows gathered before a commit: bounds memory (240 MB), and makes parts that are worth opening."""
+
+
+class Progress(Protocol):
+    """What is told of how far a replay is."""
+
+    def __call__(self, tape: Tape, read_bytes: int, messages: int) -> None:
+        """Report bytes of this tape read so far and messages of all tapes taken so far."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a replay did.
+
+    Attributes
+    ----------
+    tapes
+        Files read.
+    counts
+        Messages by type, and what was set aside, by reason.
+    rows, quotes
+        Rows made by the kernel.
+    rows_added, quotes_added
+        Rows that the tables did not hold yet.
+    sessions
+        Session of each tape.
+    seconds
+        Wall time.
+    damaged
+        Tapes that end early or are broken, with the reason.
+    dead_letters
+        File of rejected messages, where there are any.
+    """
+
+    tapes: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    quotes: int = 0
+    rows_added: int = 0
+    quotes_added: int = 0
+    sessions: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    damaged: list[str] = field(default_factory=list)
+    dead_letters: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain data."""
+        return {**asdict(self), "counts": dict(self.counts)}
+
+
+class _Sink:
+    """Gathers rows and commits them together with how far the stream has been taken."""
+
+    def __init__(self, root: Path | None, plain: pq.ParquetWriter | None, summary: Summary) -> None:
+        self.root = root
+        self.plain = plain
+        self.summary = summary
+        self._rows: list[Rows] = []
+        self._held = 0
+
+    def take(self, rows: Rows, featurizer: Featurizer) -> None:
+        self.summary.rows += rows.features.num_rows
+        self.summary.quotes += rows.quotes.num_rows
+        if self.plain is not None and rows.features.num_rows:
+            self.plain.write_table(rows.features)
+        self._rows.append(rows)
+        self._held += rows.features.num_rows + rows.quotes.num_rows // 8
+        if self._held >= COMMIT_ROWS:
+            self.commit(featurizer)
+
+    def commit(self, featurizer: Featurizer) -> None:
+        """Write what was gathered; a table that already holds it, or a part of it, takes only the rest."""
+        held, self._rows, self._held = self._rows, [], 0
+        if not held:
+            return
+        versions = featurizer.last_n()
+        features, causes = _joined([(r.features, r.cause_n) for r in held])
+        self.summary.rows_added += tables.append(VIEW, features, causes, versions, root=self.root)
+        del features
+        quotes, causes = _joined([(r.quotes, r.quote_cause_n) for r in held])
+        self.summary.quotes_added += tables.append("quotes", quotes, causes, versions, root=self.root)
+
+    def close(self, featurizer: Featurizer | None) -> None:
+        """Commit the rest of a stream and take over its counts."""
+        if featurizer is not None:
+            self.commit(featurizer)
+            self.summary.counts.update(featurizer.counts)
+
+
+def _joined(parts: list[tuple[pa.Table, NDArray[np.int64]]]) -> tuple[pa.Table, NDArray[np.int64]]:
+    return pa.concat_tables([t for t, _ in parts]), np.concatenate([c for _, c in parts])
+
+
+def replay(
+    paths: Sequence[Path],
+    *,
+    out: Path | None = None,
+    options: Options | None = None,
+    to: Path | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Run tapes through the kernel and add what they make to the offline tables.
+
+    Foreign tapes are streams of their own. Tapes that carry sessions are one stream in the order given.
+
+    Parameters
+    ----------
+    paths
+        Files and folders of tapes.
+    out
+        Folder of the tables; None for the settings'.
+    options
+        What rows to make.
+    to
+        One plain parquet file that also gets all feature rows.
+    progress
+        Told how far it is.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    InputError
+        If a path is no tape, or no tape holds a message.
+    StoreError
+        If the tables can't be written.
+    """
+    began = time.perf_counter()
+    summary = Summary()
+    now_ns = time.time_ns()
+    stream: Featurizer | None = None
+    continued = False
+    tapes = find_tapes(paths)
+    with ExitStack() as stack:
+        plain = None if to is None else stack.enter_context(_plain_file(to))
+        dead = stack.enter_context(_DeadLetters(settings().data / "dead_letters"))
+        sink = _Sink(out, plain, summary)
+        for tape in tapes:
+            session = own_session(tape)
+            if stream is None or session is None or not continued:
+                sink.close(stream)
+                stream = Featurizer(session or foreign_session(tape), options)
+            continued = session is not None
+            summary.tapes.append(str(tape.path))
+            summary.sessions.append(session or stream.decoder.session)
+            for data in _pieces(tape, stream, summary, progress):
+                sink.take(stream.push_lines(data, now_ns=now_ns), stream)
+                dead.take(tape, stream)
+        sink.close(stream)
+        summary.dead_letters = dead.name
+    if not summary.counts:
+        raise InputError(
+            f"{', '.join(map(str, paths))}: no message in it; {'; '.join(summary.damaged) or 'it is empty'}"
+        )
+    summary.seconds = time.perf_counter() - began
+    return summary
+
+
+def _pieces(tape: Tape, stream: Featurizer, summary: Summary, progress: Progress | None) -> Iterator[bytes]:
+    """Yield the tape in pieces of whole lines, and tell how far it is."""
+
+    def told(read_bytes: int) -> None:
+        if progress is not None:
+            progress(tape, read_bytes, stream.decoder.line)
+
+    yield from read_lines(tape, on_read=told, on_damage=summary.damaged.append)
+
+
+@contextmanager
+def _plain_file(path: Path) -> Iterator[pq.ParquetWriter]:
+    """Write one parquet file under a temporary name; it gets its own when all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        with pq.ParquetWriter(unfinished, ROW_SCHEMA, compression="zstd", use_dictionary=False) as writer:
+            yield writer
+        unfinished.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror or error}; free space or choose another place with --to") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class _DeadLetters:
+    """Rejected messages, one file a session: number, reason, and the bytes as they came."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, IO[bytes]] = {}
+        self.name: str | None = None
+
+    def __enter__(self) -> _DeadLetters:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def take(self, tape: Tape, stream: Featurizer) -> None:
+        """Write down what the stream rejected since the last call."""
+        rejects, stream.rejects = stream.rejects, []
+        if not rejects:
+            return
+        session = stream.decoder.session
+        if session not in self._files:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / f"{session}.ndjson"
+            self._files[session] = path.open("wb")
+            self.name = str(path)
+        for reject in rejects:
+            try:
+                line = {"line": reject.line.decode()}
+            except UnicodeDecodeError:
+                line = {"line_base64": base64.b64encode(reject.line).decode()}
+            record = {"tape": tape.path.name, "n": reject.n, "reason": reject.reason, **line}
+            self._files[session].write(msgspec.json.encode(record) + b"\n")
