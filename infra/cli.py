@@ -82,6 +82,12 @@ def main(args: list[str] | None = None) -> None:
     except VolspikeError as error:
         print(f"volspike: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ValueError as error:
+        problem = wrong_settings(error)
+        if problem is None:
+            raise
+        print(f"volspike: {problem}", file=sys.stderr)
+        sys.exit(2)
     except typer.TyperException as error:
         # typer carries its own click, so an installed click's exception classes would never match.
         usage(error)
@@ -91,6 +97,16 @@ def main(args: list[str] | None = None) -> None:
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code
         print("volspike: interrupted; what was committed is kept", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def wrong_settings(error: ValueError) -> str | None:
+    """Name the settings that were refused, one a line; None if the error is about something else."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError) or error.title != "Settings":
+        return None
+    refused = (f"setting {e['loc'][0]}: {e['msg']}, was {e['input']!r}" for e in error.errors())
+    return "; ".join(refused) + ". See .env.example for every setting and its bounds"
 
 
 def usage(error: typer.TyperException) -> None:
