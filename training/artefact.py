@@ -39,7 +39,7 @@ MANIFEST: Final = "manifest.json"
 SEAL: Final = "manifest.sha256"
 MODEL_FILE: Final = {"zscore": "model.json", "lr": "model.json", "xgb": "model.ubj"}
 """File that holds the weights, by kind of model."""
-_ONE_THREAD_ROWS = 256  # under this, starting threads costs more than they save
+_ONE_THREAD_ROWS = 16_384  # under this, waking threads costs more than they save
 
 Kind = Literal["zscore", "lr", "xgb"]
 

@@ -61,8 +61,9 @@ def figures(
     if both and prevalence is not None and out["brier"] is not None:
         from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-        out["pr_auc"] = float(average_precision_score(y, p))
-        out["lift"] = out["pr_auc"] / prevalence
+        pr_auc = float(average_precision_score(y, p))
+        out["pr_auc"] = pr_auc
+        out["lift"] = pr_auc / prevalence
         out["roc_auc"] = float(roc_auc_score(y, p))
         out["brier_skill"] = 1 - out["brier"] / (prevalence * (1 - prevalence))
         out["log_loss"] = float(log_loss(y, np.clip(p, 1e-15, 1 - 1e-15)))

@@ -30,7 +30,7 @@ class TrainOptions:
     seed
         Of everything random.
     jobs
-        Threads of XGBoost; 0 for all cores.
+        Threads of XGBoost; 0 for as many as pay off.
     """
 
     service: str = DEFAULT_SERVICE

@@ -56,7 +56,8 @@ def write(
 
 def _confusion(folder: Path, title: str, alarm: NDArray[np.bool_], y: NDArray[np.bool_]) -> None:
     table = [[int(((y == truth) & (alarm == said)).sum()) for said in (False, True)] for truth in (False, True)]
-    _csv(folder / "confusion_matrix.csv", ("truth", "said_quiet", "said_spike"), [("quiet", *table[0]), ("spike", *table[1])])
+    rows = [("quiet", *table[0]), ("spike", *table[1])]
+    _csv(folder / "confusion_matrix.csv", ("truth", "said_quiet", "said_spike"), rows)
     figure, axes = _figure(f"{title}: decisions", "forecast", "truth")
     axes.imshow(np.log1p(table), cmap="Blues")
     for row in (0, 1):
