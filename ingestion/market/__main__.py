@@ -18,7 +18,7 @@ from feature_repo.errors import VolspikeError
 from ingestion.market import PRODUCTS, START_NS, generate, latent, write_tape
 from ingestion.market.calibrate import RECORDED, Figures, figures, foresight, quotes_of, read_lines, to_json
 
-_HEAD = f"{'':40}{'tickers/s':>10}{'ties':>7}{'zeros':>7}{'p50':>10}{'p90':>10}{'p99':>10}"
+_HEAD = f"{'':48}{'tickers/s':>10}{'ties':>7}{'zeros':>7}{'p50':>10}{'p90':>10}{'p99':>10}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,17 +65,17 @@ def _calibrate(seed: int, seconds: int, products: Sequence[str], tapes: Sequence
                 print(_row(f"{path.name[:29]} {product}", figures(q.ticker_s, q.ticker_mid)))
     for product, found_figures in found.items():
         print(_row(f"generated {product}, seed {seed}, {seconds} s", found_figures))
-    print(f"\n{'PR-AUC of the next 60 s (book mids)':40}{'prevalence':>12}{'EWMA':>8}{'oracle h':>10}")
+    print(f"\n{'PR-AUC of the next 60 s (book mids)':48}{'prevalence':>12}{'EWMA':>8}{'oracle h':>10}")
     hidden = latent(seed=seed, seconds=seconds, products=products)
     for product, q in quotes.items():
         known = foresight(q.book_s, q.book_mid, hidden[product].h, START_NS / 1e9)
-        print(f"generated {product:30}{known.prevalence:12.3f}{known.ewma:8.3f}{known.oracle:10.3f}")
+        print(f"generated {product:38}{known.prevalence:12.3f}{known.ewma:8.3f}{known.oracle:10.3f}")
     print("\nGenerated for demonstration and tests: no evidence about a market.")
 
 
 def _row(name: str, f: Figures) -> str:
     ties = "–" if f.ties != f.ties else f"{f.ties:.0%}"
-    return f"{name:40}{f.tickers_per_s:10.1f}{ties:>7}{f.zeros:7.0%}" + "".join(f"{x:10.1e}" for x in f.std)
+    return f"{name:48}{f.tickers_per_s:10.1f}{ties:>7}{f.zeros:7.0%}" + "".join(f"{x:10.1e}" for x in f.std)
 
 
 if __name__ == "__main__":

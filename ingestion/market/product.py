@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import repeat
+from itertools import chain, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,9 @@ _BLOCK = 8192
 Sent = tuple[int, str, bytes]
 
 
-def _endless(draw: Callable[[int], NDArray[np.generic]]) -> Iterator[float]:
-    while True:
-        yield from draw(_BLOCK).tolist()
+def _endless(draw: Callable[[int], NDArray[np.generic]]) -> Callable[[], float]:
+    """Return a function that gives one number a call, drawn a block at a time."""
+    return chain.from_iterable(draw(_BLOCK).tolist() for _ in repeat(None)).__next__
 
 
 class ProductFeed:
@@ -73,9 +73,9 @@ class ProductFeed:
         for side, best in ((self.bids, -bid), (self.asks, bid + 1)):
             key = best
             for level in range(self.scale.levels):
-                side.set(key, int(next(self._size)))
+                side.set(key, int(self._size()))
                 # Wider apart with depth, so that the book spans a few percent.
-                key += 1 + int(next(self._gap) * self._spacing * (0.5 + level / 40))
+                key += 1 + int(self._gap() * self._spacing * (0.5 + level / 40))
             side.take_changes()
         day = self.scale.size_median * 86_400 * 8 * self.scale.orders_per_s
         self.volume_24h, self.volume_30d = day, 30 * day
@@ -119,8 +119,9 @@ class ProductFeed:
         seconds
             Heartbeats to send, one a second.
         """
-        beats = self.start_us + 1_000_000 * np.arange(seconds) + 150_000 + int(next(self._u) * 800_000)
+        beats = self.start_us + 1_000_000 * np.arange(seconds) + 150_000 + int(self._u() * 800_000)
         beat_iso, beat_us, beat = _iso(beats), [*beats.tolist(), math.inf], 0
+        uniform, side_of = self._u, {True: self.asks, False: self.bids}
         for t, when, order, jump, spread, noise in zip(
             times_us.tolist(),
             _iso(times_us),
@@ -134,7 +135,7 @@ class ProductFeed:
                 yield self._heartbeat(int(beat_us[beat]), beat_iso[beat])
                 beat += 1
             self._arrive(t)
-            buy = next(self._u) < 0.5
+            buy = uniform() < 0.5
             fills: list[tuple[int, int]] = []
             if order:
                 fills = self._take(buy)
@@ -142,12 +143,12 @@ class ProductFeed:
                 gone = self._move(jump, spread, buy)
                 if gone and fills:
                     # The order swept the side it took from: its later fills came from the levels that went.
-                    side = self.asks if buy else self.bids
+                    side = side_of[buy]
                     fills = [
                         (side.sign * gone[i * len(gone) // len(fills)], size) for i, (_, size) in enumerate(fills)
                     ]
             if noise:
-                for _ in range(1 + int(3 * next(self._u))):
+                for _ in range(1 + int(3 * uniform())):
                     self._shuffle()
             changes = self._changes()
             if changes:
@@ -162,7 +163,7 @@ class ProductFeed:
 
     def _arrive(self, event_us: int) -> None:
         # One socket keeps the order: what is late holds up what follows.
-        self.recv_us = max(self.recv_us + 10, event_us + int(next(self._latency)))
+        self.recv_us = max(self.recv_us + 10, event_us + int(self._latency()))
 
     def _sent(self, text: str) -> Sent:
         self.recv_us += 10
@@ -201,7 +202,7 @@ class ProductFeed:
                 f'"low_24h":"{price_of[self.low]}","high_24h":"{price_of[self.high]}",'
                 f'"volume_30d":"{self.volume_30d:.8f}",{quote}{self.trade_id},"last_size":"{much}"}}'
             )
-            if next(self._u) < first:
+            if self._u() < first:
                 match, ticker = ticker, match
             yield self._sent(match)
             yield self._sent(ticker)
@@ -220,13 +221,13 @@ class ProductFeed:
         """Fill an order at the best price, never eating the whole level: only moves move the quote."""
         side = self.asks if buy else self.bids
         o, count = self.parameters.observation, 1
-        while count < o.max_fills and next(self._u) < o.more_fills:
+        while count < o.max_fills and self._u() < o.more_fills:
             count += 1
         there = side.best_size
         if there <= 2 * count:
-            there += int(next(self._size))
+            there += int(self._size())
         most = max(1, there * 9 // (10 * count))
-        sizes = [min(int(next(self._fill)), most) for _ in repeat(None, count)]
+        sizes = [min(int(self._fill()), most) for _ in repeat(None, count)]
         side.set(side.keys[0], there - sum(sizes))
         return [(side.best, size) for size in sizes]
 
@@ -243,24 +244,24 @@ class ProductFeed:
             if side is into:
                 gone = went
             if not side.keys or side.keys[0] != side.sign * best:
-                side.set(side.sign * best, int(next(self._size)))
+                side.set(side.sign * best, int(self._size()))
             for _ in went:
-                side.set(self._near(side), int(next(self._size)))
+                side.set(self._near(side), int(self._size()))
         return gone
 
     def _near(self, side: Side) -> int:
         # Twelve spacings: where about fifteen levels stand. A bid is never quoted below one tick.
-        key = side.keys[0] + 1 + int(next(self._gap) * 12 * self._spacing)
+        key = side.keys[0] + 1 + int(self._gap() * 12 * self._spacing)
         return min(key, -1) if side.sign < 0 else key
 
     def _shuffle(self) -> None:
         """Change one of the top levels for no reason, keeping their number about where it was."""
-        side = self.bids if next(self._u) < 0.5 else self.asks
-        kind, at = next(self._u), int(_TOP * next(self._u))
+        side = self.bids if self._u() < 0.5 else self.asks
+        kind, at = self._u(), int(_TOP * self._u())
         if kind < 0.6 or (at == 0 and kind >= 0.8):
-            side.set(side.keys[min(at, len(side.keys) - 1)], int(next(self._size)))
+            side.set(side.keys[min(at, len(side.keys) - 1)], int(self._size()))
         elif len(side.keys) < self.scale.levels:
-            side.set(self._near(side), int(next(self._size)))
+            side.set(self._near(side), int(self._size()))
         elif kind < 0.8:
             side.set(side.keys[-1], 0)
         else:
@@ -270,6 +271,8 @@ class ProductFeed:
         """Net changes since the last message as JSON, removals first: the book isn't crossed in between either."""
         gone, there, price_of = [], [], self._price
         for name, side in (("buy", self.bids), ("sell", self.asks)):
+            if not side.changed:
+                continue
             for price, size in side.take_changes():
                 if size:
                     there.append(f'["{name}","{price_of[price]}","{size // _UNIT}.{size % _UNIT:08d}"]')

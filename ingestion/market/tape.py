@@ -81,7 +81,8 @@ def write_tape(
     Parameters
     ----------
     path
-        A file, compressed where its name ends in ``.zst``; or a folder, in which :func:`tape_name` names it.
+        A file, compressed where its name ends in ``.zst``; or a folder (there already, or a name without suffix), in
+        which :func:`tape_name` names it.
     seed, seconds, products, start_ns, parameters
         As for :func:`ingestion.market.generator.generate`.
     form
@@ -103,7 +104,7 @@ def write_tape(
         raise UsageError(f"form must be envelope or raw, was {form!r}: choose one of them")
     messages = generate(seed=seed, seconds=seconds, products=products, start_ns=start_ns, parameters=parameters)
     session = session_id(seed=seed, seconds=seconds, products=products, start_ns=start_ns, parameters=parameters)
-    if path.is_dir():
+    if path.is_dir() or not path.suffix:
         path = path / tape_name(seed, seconds, products)
     types: Counter[str] = Counter()
     pairs: Counter[str] = Counter()
@@ -144,6 +145,6 @@ def _writer(path: Path, compress: bool) -> Iterator[IO[bytes]]:
         if not compress:
             yield file
             return
-        # One thread and no time stamp: equal bytes wherever the same zstd runs.
-        with zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False, write_size=1 << 20) as packed:
+        # One thread and no time stamp: equal bytes wherever the same zstd runs. Level 1 packs these lines as well as 3.
+        with zstandard.ZstdCompressor(level=1).stream_writer(file, closefd=False, write_size=1 << 20) as packed:
             yield packed

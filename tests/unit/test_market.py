@@ -259,9 +259,9 @@ def test_likelihood_of_the_stream_peaks_near_the_true_state(hour: list[bytes]) -
 
 
 def test_envelope_tape_holds_the_generated_messages(tmp_path: Path) -> None:
-    summary = write_tape(tmp_path, seed=2, seconds=60)
-    assert summary.path == tmp_path / tape_name(2, 60)
-    assert list(tmp_path.iterdir()) == [summary.path]
+    summary = write_tape(tmp_path / "raw", seed=2, seconds=60)
+    assert summary.path == tmp_path / "raw" / tape_name(2, 60)
+    assert list((tmp_path / "raw").iterdir()) == [summary.path]
     with summary.path.open("rb") as file:
         lines = zstandard.ZstdDecompressor().stream_reader(file).read().splitlines()
     expected = list(generate(seed=2, seconds=60))
