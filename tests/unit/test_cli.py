@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -108,18 +108,20 @@ def test_every_command_has_a_help_with_an_example(capsys: pytest.CaptureFixture[
     for name in names:
         assert name is not None
         assert code_of(name, "--help") == 0
-        assert f"volspike {name}" in capsys.readouterr().out.split("Usage:", 1)[1].split("\n", 1)[1], name
+        usage, _, rest = " ".join(capsys.readouterr().out.split()).partition("Usage:")[2].partition("[OPTIONS]")
+        assert f"volspike {name}" in usage and f"volspike {name}" in rest, f"{name} has no example in its help"
 
 
-def test_help_answers_within_half_a_second() -> None:
-    """Least of three, since the machine may be busy: heavy imports would be in each of them."""
+def test_help_takes_half_a_second_of_processor_time() -> None:
+    """Least of three. ``volspike bench start`` measures the wall clock, on a machine that does nothing else."""
 
     def seconds() -> float:
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run = subprocess.run(
             [sys.executable, "-m", "infra.cli", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
         )
         assert "Usage: volspike" in run.stdout
-        return time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(3)) <= 0.5
