@@ -132,20 +132,21 @@ def conform(name: str, rows: pa.Table) -> pa.Table:
         If a column is missing, unknown, of another type, null where it can't be, or holds NaN or infinity.
     """
     expected = schema(name)
-    missing = [c for c in expected.names if c not in rows.column_names]
+    there = set(rows.column_names)
+    missing = [c for c in expected.names if c not in there]
     if missing:
         raise ContractError(
             f"table {name}: column {missing[0]} is missing ({len(missing)} in all); expected "
             f"{expected.field(missing[0]).type}; build the rows with ingestion.tables.schema({name!r})"
         )
     if rows.num_columns != len(expected):
-        unknown = [c for c in rows.column_names if c not in expected.names] or rows.column_names
+        unknown = sorted(there.difference(expected.names)) or rows.column_names
         raise ContractError(
             f"table {name}: column {unknown[0]} was not expected, or stands twice; expected each of the "
             f"{len(expected)} columns of ingestion.tables.schema({name!r}) once"
         )
-    columns = [_column(name, field, rows.column(field.name)) for field in expected]
-    return pa.table(columns, names=expected.names)
+    columns = {field.name: _column(name, field, rows.column(field.name)) for field in expected}
+    return pa.table(columns)
 
 
 def _column(name: str, field: pa.Field, values: pa.ChunkedArray) -> pa.ChunkedArray:

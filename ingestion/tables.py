@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable, Field, Schema, WriterProperties
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties
 from numpy.typing import NDArray
 
@@ -219,7 +219,12 @@ def _folder(name: str, root: Path | None) -> Path:
 
 
 def _open(folder: Path) -> DeltaTable | None:
-    return DeltaTable(folder) if (folder / "_delta_log").is_dir() and DeltaTable.is_deltatable(str(folder)) else None
+    if not (folder / "_delta_log").is_dir():
+        return None  # asking delta-rs would make the folder
+    try:
+        return DeltaTable(folder)
+    except TableNotFoundError:
+        return None
 
 
 def _open_to_write(name: str, folder: Path) -> DeltaTable:
@@ -243,15 +248,15 @@ def _open_to_write(name: str, folder: Path) -> DeltaTable:
 
 def _lacking(name: str, folder: Path, table: DeltaTable) -> list[pa.Field]:
     """Fields of the contract that the stored table is too old to have."""
-    stored = pa.schema(table.schema().to_arrow())
+    stored = {field.name: field.type for field in pa.schema(table.schema().to_arrow())}
     expected = schema(name)
     for field in expected:
-        if field.name in stored.names and stored.field(field.name).type != field.type:
+        if stored.get(field.name, field.type) != field.type:
             raise ContractError(
-                f"table {name} in {folder}: column {field.name} was {stored.field(field.name).type}, expected "
+                f"table {name} in {folder}: column {field.name} was {stored[field.name]}, expected "
                 f"{field.type}; the table was written under another contract: move the folder away and replay the tapes"
             )
-    return [field for field in expected if field.name not in stored.names]
+    return [field for field in expected if field.name not in stored]
 
 
 def _commit(table: DeltaTable, name: str, folder: Path, add: AddAction | None, news: Mapping[Key, int]) -> bool:
