@@ -23,6 +23,7 @@ from ingestion.kernel.state import (
     G_PRICE,
     G_RETURN,
     G_SPREAD,
+    HEAD,
     INTERVAL,
     M_BP,
     M_R1,
@@ -30,9 +31,11 @@ from ingestion.kernel.state import (
     M_S1,
     M_S2,
     MICRO,
+    MID,
     MID_RETURN,
     N_WINDOWS,
     PRICE,
+    REF,
     RETURN,
     S_ASK,
     S_ASK10,
@@ -41,6 +44,7 @@ from ingestion.kernel.state import (
     S_FLOW,
     S_M1,
     S_M2,
+    SAMPLE,
     SHIFT,
     SIGNED,
     SIZE,
@@ -54,6 +58,8 @@ from ingestion.kernel.state import (
     T_R2,
     T_R3,
     T_R4,
+    TICK,
+    TRADE,
 )
 from ingestion.kernel.sums import shape, value, variance
 
@@ -95,33 +101,31 @@ _COVERAGE_NS = 900_000_000_000
 
 
 @inner
-def return_std(tick, w, s):
+def return_std(s, tick_v, acc, index, w):
     """Return the population standard deviation of window ``w``'s returns; NaN without one."""
-    n = tick.head[0] - tick.tail[w] - 1
+    n = index[TICK, HEAD] - index[TICK, w] - 1
     if n < 1:
         return math.nan
-    if s.return_change <= tick.tail[w] + 1:
+    if s.return_change <= index[TICK, w] + 1:
         return 0.0
-    settle(tick, w, T_R1, 4, G_RETURN, RETURN, tick.tail[w] + 1)
-    return math.sqrt(variance(value(tick.acc, w, T_R1), value(tick.acc, w, T_R2), n))
+    settle(tick_v, acc, index, TICK, w, T_R1, 4, G_RETURN, RETURN, index[TICK, w] + 1)
+    return math.sqrt(variance(value(acc, TICK, w, T_R1), value(acc, TICK, w, T_R2), n))
 
 
 @inner
-def _ticks(st, w, out, row, base):
-    s = st.s[0]
-    tick = st.tick
-    mask = len(tick.t) - 1
-    head = tick.head[0]
-    tail = tick.tail[w]
+def _ticks(s, tick_t, tick_v, acc, index, queue, w, out, row, base):
+    mask = len(tick_v) - 1
+    head = index[TICK, HEAD]
+    tail = index[TICK, w]
     n = head - tail
     out[base + N_TICKS, row] = n
     out[base + TICK_RATE, row] = n / _SECONDS[w]
     if n == 0:
         return
-    first = tick.v[tail & mask, PRICE]
+    first = tick_v[tail & mask, PRICE]
     last = s.last_price
-    low = tick.v[first_since(st.min_queue, s.min_lo, s.min_hi, tail) & mask, PRICE]
-    high = tick.v[first_since(st.max_queue, s.max_lo, s.max_hi, tail) & mask, PRICE]
+    low = tick_v[first_since(queue, 0, s.min_lo, s.min_hi, tail) & mask, PRICE]
+    high = tick_v[first_since(queue, 1, s.max_lo, s.max_hi, tail) & mask, PRICE]
     out[base + PRICE_MIN, row] = low
     out[base + PRICE_MAX, row] = high
     out[base + PRICE_RANGE, row] = high - low
@@ -132,42 +136,40 @@ def _ticks(st, w, out, row, base):
         if n > 1:
             out[base + TREND, row] = 0.0
     else:
-        settle_price(tick, w)
-        s1 = value(tick.acc, w, T_P1)
-        mean = tick.ref[w, G_PRICE, SHIFT] + s1 / n
+        settle_price(tick_v, acc, index, w)
+        s1 = value(acc, TICK, w, T_P1)
+        mean = acc[TICK, w, REF + G_PRICE, SHIFT] + s1 / n
         out[base + PRICE_MEAN, row] = mean
-        out[base + PRICE_STD, row] = math.sqrt(variance(s1, value(tick.acc, w, T_P2), n))
+        out[base + PRICE_STD, row] = math.sqrt(variance(s1, value(acc, TICK, w, T_P2), n))
         m = float(n)
-        slope = (value(tick.acc, w, T_PX) - 0.5 * (m - 1.0) * s1) * 12.0 / (m * (m * m - 1.0))
+        slope = (value(acc, TICK, w, T_PX) - 0.5 * (m - 1.0) * s1) * 12.0 / (m * (m * m - 1.0))
         out[base + TREND, row] = slope / mean
     if n == 1:
         return
     m = n - 1
-    out[base + GAP_MEAN, row] = (s.last_tick - tick.t[tail & mask]) / 1e9 / m
+    out[base + GAP_MEAN, row] = (s.last_tick - tick_t[tail & mask]) / 1e9 / m
     if s.interval_change <= tail + 1:
         out[base + GAP_STD, row] = 0.0
     else:
-        settle(tick, w, T_D1, 2, G_INTERVAL, INTERVAL, tail + 1)
-        out[base + GAP_STD, row] = math.sqrt(variance(value(tick.acc, w, T_D1), value(tick.acc, w, T_D2), m))
+        settle(tick_v, acc, index, TICK, w, T_D1, 2, G_INTERVAL, INTERVAL, tail + 1)
+        out[base + GAP_STD, row] = math.sqrt(variance(value(acc, TICK, w, T_D1), value(acc, TICK, w, T_D2), m))
     if s.return_change <= tail + 1:
-        out[base + RET_MEAN, row] = tick.v[(head - 1) & mask, RETURN]
+        out[base + RET_MEAN, row] = tick_v[(head - 1) & mask, RETURN]
         out[base + RET_STD, row] = 0.0
         return
-    out[base + RET_STD, row] = return_std(tick, w, s)
-    s1 = value(tick.acc, w, T_R1)
-    out[base + RET_MEAN, row] = tick.ref[w, G_RETURN, SHIFT] + s1 / m
+    out[base + RET_STD, row] = return_std(s, tick_v, acc, index, w)
+    s1 = value(acc, TICK, w, T_R1)
+    out[base + RET_MEAN, row] = acc[TICK, w, REF + G_RETURN, SHIFT] + s1 / m
     if m >= 3:
-        skew, kurt = shape(s1, value(tick.acc, w, T_R2), value(tick.acc, w, T_R3), value(tick.acc, w, T_R4), m)
+        skew, kurt = shape(s1, value(acc, TICK, w, T_R2), value(acc, TICK, w, T_R3), value(acc, TICK, w, T_R4), m)
         out[base + RET_SKEW, row] = skew
         out[base + RET_KURT, row] = kurt
 
 
 @inner
-def _mids(st, w, out, row, base):
-    s = st.s[0]
-    mid = st.mid
-    head = mid.head[0]
-    tail = mid.tail[w]
+def _mids(s, mid_v, acc, index, w, out, row, base):
+    head = index[MID, HEAD]
+    tail = index[MID, w]
     n = head - tail
     if n == 0:
         return
@@ -175,73 +177,70 @@ def _mids(st, w, out, row, base):
         out[base + SPREAD_MEAN, row] = s.last_spread
         out[base + SPREAD_STD, row] = 0.0
     else:
-        settle(mid, w, M_S1, 2, G_SPREAD, SPREAD, tail)
-        s1 = value(mid.acc, w, M_S1)
-        out[base + SPREAD_MEAN, row] = mid.ref[w, G_SPREAD, SHIFT] + s1 / n
-        out[base + SPREAD_STD, row] = math.sqrt(variance(s1, value(mid.acc, w, M_S2), n))
+        settle(mid_v, acc, index, MID, w, M_S1, 2, G_SPREAD, SPREAD, tail)
+        s1 = value(acc, MID, w, M_S1)
+        out[base + SPREAD_MEAN, row] = acc[MID, w, REF + G_SPREAD, SHIFT] + s1 / n
+        out[base + SPREAD_STD, row] = math.sqrt(variance(s1, value(acc, MID, w, M_S2), n))
     if n == 1:
         return
     m = n - 1
     if s.mid_return_change <= tail + 1:
-        r = mid.v[(head - 1) & (len(mid.t) - 1), MID_RETURN]
+        r = mid_v[(head - 1) & (len(mid_v) - 1), MID_RETURN]
         out[base + MID_MEAN, row] = r
         out[base + MID_STD, row] = 0.0
         out[base + REALIZED, row] = math.sqrt(r * r * m)
     else:
-        settle(mid, w, M_R1, 2, G_MID, MID_RETURN, tail + 1)
-        s1 = value(mid.acc, w, M_R1)
-        s2 = value(mid.acc, w, M_R2)
-        shift = mid.ref[w, G_MID, SHIFT]
+        settle(mid_v, acc, index, MID, w, M_R1, 2, G_MID, MID_RETURN, tail + 1)
+        s1 = value(acc, MID, w, M_R1)
+        s2 = value(acc, MID, w, M_R2)
+        shift = acc[MID, w, REF + G_MID, SHIFT]
         out[base + MID_MEAN, row] = shift + s1 / m
         out[base + MID_STD, row] = math.sqrt(variance(s1, s2, m))
         out[base + REALIZED, row] = math.sqrt(max(s2 + 2.0 * shift * s1 + m * shift * shift, 0.0))
     if m >= 2:
-        out[base + BIPOWER, row] = math.sqrt(max(math.pi / 2.0 * value(mid.acc, w, M_BP), 0.0))
+        out[base + BIPOWER, row] = math.sqrt(max(math.pi / 2.0 * value(acc, MID, w, M_BP), 0.0))
 
 
 @inner
-def _trades(st, w, out, row, base):
-    trade = st.trade
-    n = trade.head[0] - trade.tail[w]
+def _trades(acc, index, w, out, row, base):
+    n = index[TRADE, HEAD] - index[TRADE, w]
     out[base + TRADES, row] = n
     out[base + INTENSITY, row] = n / _SECONDS[w]
     if n == 0:
         out[base + VOLUME, row] = 0.0
         return
-    volume = value(trade.acc, w, SIZE)
+    volume = value(acc, TRADE, w, SIZE)
     out[base + VOLUME, row] = volume
     out[base + TRADE_SIZE, row] = volume / n
-    out[base + IMBALANCE, row] = value(trade.acc, w, SIGNED) / volume
+    out[base + IMBALANCE, row] = value(acc, TRADE, w, SIGNED) / volume
 
 
 @inner
-def _samples(st, w, out, row, base):
-    s = st.s[0]
-    sample = st.sample
-    head = sample.head[0]
-    tail = sample.tail[w]
+def _samples(s, sample_v, acc, index, w, out, row, base):
+    head = index[SAMPLE, HEAD]
+    tail = index[SAMPLE, w]
     n = head - tail
     if n == 0:
         return
-    bid = value(sample.acc, w, S_BID) / n
-    ask = value(sample.acc, w, S_ASK) / n
+    bid = value(acc, SAMPLE, w, S_BID) / n
+    ask = value(acc, SAMPLE, w, S_ASK) / n
     out[base + BID_DEPTH, row] = bid
     out[base + ASK_DEPTH, row] = ask
     out[base + IMB_L1, row] = (bid - ask) / (bid + ask)
     if s.quote_source == 2:
-        bid10 = value(sample.acc, w, S_BID10) / n
-        ask10 = value(sample.acc, w, S_ASK10) / n
+        bid10 = value(acc, SAMPLE, w, S_BID10) / n
+        ask10 = value(acc, SAMPLE, w, S_ASK10) / n
         out[base + IMB_L10, row] = (bid10 - ask10) / (bid10 + ask10)
     if s.micro_change <= tail:
-        out[base + MICRO_MEAN, row] = sample.v[(head - 1) & (len(sample.t) - 1), MICRO]
+        out[base + MICRO_MEAN, row] = sample_v[(head - 1) & (len(sample_v) - 1), MICRO]
         out[base + MICRO_STD, row] = 0.0
     else:
-        settle(sample, w, S_M1, 2, G_MICRO, MICRO, tail)
-        s1 = value(sample.acc, w, S_M1)
-        out[base + MICRO_MEAN, row] = sample.ref[w, G_MICRO, SHIFT] + s1 / n
-        out[base + MICRO_STD, row] = math.sqrt(variance(s1, value(sample.acc, w, S_M2), n))
+        settle(sample_v, acc, index, SAMPLE, w, S_M1, 2, G_MICRO, MICRO, tail)
+        s1 = value(acc, SAMPLE, w, S_M1)
+        out[base + MICRO_MEAN, row] = acc[SAMPLE, w, REF + G_MICRO, SHIFT] + s1 / n
+        out[base + MICRO_STD, row] = math.sqrt(variance(s1, value(acc, SAMPLE, w, S_M2), n))
     if n > 1:
-        out[base + OFI, row] = value(sample.acc, w, S_FLOW)
+        out[base + OFI, row] = value(acc, SAMPLE, w, S_FLOW)
 
 
 @inner
@@ -264,24 +263,26 @@ def fill_row(st, t, is_grid, wanted, out, row):
         Column to write.
     """
     s = st.s[0]
+    acc = st.acc
+    index = st.index
     for f in range(N_FEATURES):
         out[f, row] = math.nan
     for w in range(N_WINDOWS):
         limit = t - WINDOW_NS[w]
-        leave_ticks(st.tick, w, limit)
-        leave_mids(st.mid, w, limit)
-        leave_trades(st.trade, w, limit)
-        leave_samples(st.sample, w, limit)
+        leave_ticks(st.tick_t, st.tick_v, acc, index, w, limit)
+        leave_mids(st.mid_t, st.mid_v, acc, index, w, limit)
+        leave_trades(st.trade_t, st.trade_v, acc, index, w, limit)
+        leave_samples(st.sample_t, st.sample_v, acc, index, w, limit)
         if not wanted[w]:
             continue
         base = w * N_STATS
-        _ticks(st, w, out, row, base)
-        _mids(st, w, out, row, base)
-        _trades(st, w, out, row, base)
-        _samples(st, w, out, row, base)
+        _ticks(s, st.tick_t, st.tick_v, acc, index, st.queue, w, out, row, base)
+        _mids(s, st.mid_v, acc, index, w, out, row, base)
+        _trades(acc, index, w, out, row, base)
+        _samples(s, st.sample_v, acc, index, w, out, row, base)
         # The ticker meant by "lag" is the last one on a grid row, else the one before the row's own.
-        lag = st.tick.head[0] - (1 if is_grid else 2)
-        if lag >= st.tick.tail[w]:
+        lag = index[TICK, HEAD] - (1 if is_grid else 2)
+        if lag >= index[TICK, w]:
             out[base + VOL_LAG1, row] = st.lag_std[w]
     if s.mid_valid == 1 and not (s.gap_open == 1 and s.quote_source == 2):
         out[F_MID, row] = 0.5 * (s.bid + s.ask)
@@ -308,4 +309,4 @@ def keep_lag(st):
     """Remember return_std of every window as it stands at this ticker, for the next row's ``volatility_lag1``."""
     s = st.s[0]
     for w in range(N_WINDOWS):
-        st.lag_std[w] = return_std(st.tick, w, s)
+        st.lag_std[w] = return_std(s, st.tick_v, st.acc, st.index, w)

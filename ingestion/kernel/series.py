@@ -33,15 +33,19 @@ from ingestion.kernel.state import (
     G_PRICE,
     G_RETURN,
     G_SPREAD,
+    HEAD,
     INTERVAL,
     M_BP,
     M_R1,
     M_S1,
     MICRO,
+    MID,
     MID_RETURN,
+    N_SUMS,
     N_WINDOWS,
     PEAK,
     PRICE,
+    REF,
     RETURN,
     S_ASK,
     S_ASK10,
@@ -49,6 +53,7 @@ from ingestion.kernel.state import (
     S_BID10,
     S_FLOW,
     S_M1,
+    SAMPLE,
     SHIFT,
     SIGNED,
     SIZE,
@@ -57,6 +62,8 @@ from ingestion.kernel.state import (
     T_P1,
     T_PX,
     T_R1,
+    TICK,
+    TRADE,
 )
 from ingestion.kernel.sums import DWARFED, FAR_FROM_SHIFT, HI, LO, add, clear, value
 
@@ -64,119 +71,103 @@ WINDOW_NS = tuple(w * 1_000_000_000 for w in WINDOWS)
 
 
 @inner
-def _clear_all(series, w):
-    for j in range(series.acc.shape[1]):
-        clear(series.acc, w, j)
-    for g in range(series.ref.shape[1]):
-        series.ref[w, g, SHIFT] = 0.0
-        series.ref[w, g, PEAK] = 0.0
+def _clear_all(acc, series, w):
+    for j in range(N_SUMS):
+        clear(acc, series, w, j)
 
 
 @inner
-def _add2(series, w, first, group, x, sign):
+def _add2(acc, series, w, first, group, x, sign):
     """Add (sign = 1) or take (−1) the first two powers of x − K."""
-    d = x - series.ref[w, group, SHIFT]
-    add(series.acc, w, first, sign * d)
-    add(series.acc, w, first + 1, sign * (d * d))
-    if sign > 0.0 and series.acc[w, first + 1, HI] > series.ref[w, group, PEAK]:
-        series.ref[w, group, PEAK] = series.acc[w, first + 1, HI]
+    d = x - acc[series, w, REF + group, SHIFT]
+    add(acc, series, w, first, sign * d)
+    add(acc, series, w, first + 1, sign * (d * d))
+    if sign > 0.0 and acc[series, w, first + 1, HI] > acc[series, w, REF + group, PEAK]:
+        acc[series, w, REF + group, PEAK] = acc[series, w, first + 1, HI]
 
 
 @inner
-def _add4(series, w, first, group, x, sign):
+def _add4(acc, series, w, first, group, x, sign):
     """Add or take the first four powers of x − K."""
-    d = x - series.ref[w, group, SHIFT]
+    d = x - acc[series, w, REF + group, SHIFT]
     d2 = d * d
-    add(series.acc, w, first, sign * d)
-    add(series.acc, w, first + 1, sign * d2)
-    add(series.acc, w, first + 2, sign * (d2 * d))
-    add(series.acc, w, first + 3, sign * (d2 * d2))
-    if sign > 0.0 and series.acc[w, first + 3, HI] > series.ref[w, group, PEAK]:
-        series.ref[w, group, PEAK] = series.acc[w, first + 3, HI]
+    add(acc, series, w, first, sign * d)
+    add(acc, series, w, first + 1, sign * d2)
+    add(acc, series, w, first + 2, sign * (d2 * d))
+    add(acc, series, w, first + 3, sign * (d2 * d2))
+    if sign > 0.0 and acc[series, w, first + 3, HI] > acc[series, w, REF + group, PEAK]:
+        acc[series, w, REF + group, PEAK] = acc[series, w, first + 3, HI]
 
 
 @inner
-def _rebuild(series, w, first, powers, group, column, lo):
-    """Make the moment sums of entries lo…head−1 anew about their mean."""
-    mask = len(series.t) - 1
-    head = series.head[0]
+def settle(v, acc, index, series, w, first, powers, group, column, lo):
+    """Rebuild the moments of entries lo…head−1 where they are badly conditioned; see :mod:`ingestion.kernel.sums`.
+
+    Returns True where it did.
+    """
+    head = index[series, HEAD]
+    n = head - lo
+    m = value(acc, series, w, first) / n
+    second = value(acc, series, w, first + 1) / n
+    top = value(acc, series, w, first + powers - 1)
+    if m * m <= FAR_FROM_SHIFT * (second - m * m) and top >= DWARFED * acc[series, w, REF + group, PEAK]:
+        return False
+    mask = len(v) - 1
     mean = 0.0
     for i in range(lo, head):
-        mean += (series.v[i & mask, column] - mean) / (i - lo + 1)
+        mean += (v[i & mask, column] - mean) / (i - lo + 1)
     for j in range(powers):
-        clear(series.acc, w, first + j)
-    series.ref[w, group, SHIFT] = mean
-    series.ref[w, group, PEAK] = 0.0
+        clear(acc, series, w, first + j)
+    acc[series, w, REF + group, SHIFT] = mean
+    acc[series, w, REF + group, PEAK] = 0.0
     for i in range(lo, head):
         if powers == 4:
-            _add4(series, w, first, group, series.v[i & mask, column], 1.0)
+            _add4(acc, series, w, first, group, v[i & mask, column], 1.0)
         else:
-            _add2(series, w, first, group, series.v[i & mask, column], 1.0)
+            _add2(acc, series, w, first, group, v[i & mask, column], 1.0)
+    return True
 
 
 @inner
-def settle(series, w, first, powers, group, column, lo):
-    """Rebuild the moments of entries lo…head−1 where they are badly conditioned; see :mod:`ingestion.kernel.sums`."""
-    n = series.head[0] - lo
-    m = value(series.acc, w, first) / n
-    second = value(series.acc, w, first + 1) / n
-    top = value(series.acc, w, first + powers - 1)
-    var = second - m * m
-    if m * m > FAR_FROM_SHIFT * var or top < DWARFED * series.ref[w, group, PEAK]:
-        _rebuild(series, w, first, powers, group, column, lo)
+def settle_price(v, acc, index, w):
+    """Rebuild the price moments where they are badly conditioned, and with them the trend, which shares their shift."""
+    lo = index[TICK, w]
+    if settle(v, acc, index, TICK, w, T_P1, 2, G_PRICE, PRICE, lo):
+        clear(acc, TICK, w, T_PX)
+        shift = acc[TICK, w, REF + G_PRICE, SHIFT]
+        for i in range(lo, index[TICK, HEAD]):
+            add(acc, TICK, w, T_PX, (i - lo) * (v[i & (len(v) - 1), PRICE] - shift))
 
 
 @inner
-def _trend_rebuild(series, w, lo):
-    """Make Σ index·(p − K) anew; the index counts from the window's start."""
-    mask = len(series.t) - 1
-    shift = series.ref[w, G_PRICE, SHIFT]
-    clear(series.acc, w, T_PX)
-    for i in range(lo, series.head[0]):
-        add(series.acc, w, T_PX, (i - lo) * (series.v[i & mask, PRICE] - shift))
-
-
-@inner
-def settle_price(tick, w):
-    """Rebuild the price moments, and the trend that shares their shift, where they are badly conditioned."""
-    shift = tick.ref[w, G_PRICE, SHIFT]
-    peak = tick.ref[w, G_PRICE, PEAK]
-    settle(tick, w, T_P1, 2, G_PRICE, PRICE, tick.tail[w])
-    if tick.ref[w, G_PRICE, SHIFT] != shift or tick.ref[w, G_PRICE, PEAK] != peak:
-        _trend_rebuild(tick, w, tick.tail[w])
-
-
-@inner
-def leave_ticks(tick, w, limit):
+def leave_ticks(t, v, acc, index, w, limit):
     """Let the tickers with time ≤ ``limit`` leave window ``w``."""
-    mask = len(tick.t) - 1
-    head = tick.head[0]
-    tail = tick.tail[w]
-    if tail == head or tick.t[tail & mask] > limit:
+    mask = len(t) - 1
+    head = index[TICK, HEAD]
+    tail = index[TICK, w]
+    if tail == head or t[tail & mask] > limit:
         return
-    while tail < head and tick.t[tail & mask] <= limit:
-        _add2(tick, w, T_P1, G_PRICE, tick.v[tail & mask, PRICE], -1.0)
+    while tail < head and t[tail & mask] <= limit:
+        _add2(acc, TICK, w, T_P1, G_PRICE, v[tail & mask, PRICE], -1.0)
         # The first entry had index 0, so only the others' indices fall by one: Σ i·d loses the sum that is left.
-        add(tick.acc, w, T_PX, -tick.acc[w, T_P1, HI])
-        add(tick.acc, w, T_PX, -tick.acc[w, T_P1, LO])
+        add(acc, TICK, w, T_PX, -acc[TICK, w, T_P1, HI])
+        add(acc, TICK, w, T_PX, -acc[TICK, w, T_P1, LO])
         tail += 1
         if tail < head:
-            _add4(tick, w, T_R1, G_RETURN, tick.v[tail & mask, RETURN], -1.0)
-            _add2(tick, w, T_D1, G_INTERVAL, tick.v[tail & mask, INTERVAL], -1.0)
-    tick.tail[w] = tail
+            _add4(acc, TICK, w, T_R1, G_RETURN, v[tail & mask, RETURN], -1.0)
+            _add2(acc, TICK, w, T_D1, G_INTERVAL, v[tail & mask, INTERVAL], -1.0)
+    index[TICK, w] = tail
     if tail == head:
-        _clear_all(tick, w)
+        _clear_all(acc, TICK, w)
 
 
 @inner
-def enter_tick(st, t, price):
+def enter_tick(s, times, v, acc, index, queue, t, price):
     """Let one ticker enter all windows; those that are too old at t leave first."""
-    s = st.s[0]
-    tick = st.tick
-    mask = len(tick.t) - 1
-    head = tick.head[0]
+    mask = len(times) - 1
+    head = index[TICK, HEAD]
     for w in range(N_WINDOWS):
-        leave_ticks(tick, w, t - WINDOW_NS[w])
+        leave_ticks(times, v, acc, index, w, t - WINDOW_NS[w])
     ret = np.nan
     interval = np.nan
     if head > 0:
@@ -185,192 +176,186 @@ def enter_tick(st, t, price):
         interval = (t - s.last_tick) / 1e9
         if price != s.last_price:
             s.price_change = head
-        if head == 1 or ret != tick.v[before, RETURN]:
+        if head == 1 or ret != v[before, RETURN]:
             s.return_change = head
-        if head == 1 or interval != tick.v[before, INTERVAL]:
+        if head == 1 or interval != v[before, INTERVAL]:
             s.interval_change = head
     s.last_price = price
     s.last_tick = t
     at = head & mask
-    tick.t[at] = t
-    tick.v[at, PRICE] = price
-    tick.v[at, RETURN] = ret
-    tick.v[at, INTERVAL] = interval
+    times[at] = t
+    v[at, PRICE] = price
+    v[at, RETURN] = ret
+    v[at, INTERVAL] = interval
     for w in range(N_WINDOWS):
-        n = head - tick.tail[w]
+        n = head - index[TICK, w]
         if n == 0:
-            tick.ref[w, G_PRICE, SHIFT] = price
+            acc[TICK, w, REF + G_PRICE, SHIFT] = price
         else:
-            _add4(tick, w, T_R1, G_RETURN, ret, 1.0)
-            _add2(tick, w, T_D1, G_INTERVAL, interval, 1.0)
-        _add2(tick, w, T_P1, G_PRICE, price, 1.0)
-        add(tick.acc, w, T_PX, n * (price - tick.ref[w, G_PRICE, SHIFT]))
-    tick.head[0] = head + 1
-    _enter_queues(st, head, price)
+            _add4(acc, TICK, w, T_R1, G_RETURN, ret, 1.0)
+            _add2(acc, TICK, w, T_D1, G_INTERVAL, interval, 1.0)
+        _add2(acc, TICK, w, T_P1, G_PRICE, price, 1.0)
+        add(acc, TICK, w, T_PX, n * (price - acc[TICK, w, REF + G_PRICE, SHIFT]))
+    index[TICK, HEAD] = head + 1
+    _enter_queues(s, v, index, queue, head, price)
 
 
 @inner
-def _enter_queues(st, index, price):
+def _enter_queues(s, v, index, queue, at, price):
     """Keep the monotone queues: candidates for the minimum (maximum) of any suffix of the ring, oldest first."""
-    s = st.s[0]
-    mask = len(st.tick.t) - 1
-    qmask = len(st.min_queue) - 1
-    oldest = st.tick.tail[N_WINDOWS - 1]
-    while s.min_lo < s.min_hi and st.min_queue[s.min_lo & qmask] < oldest:
+    mask = len(v) - 1
+    qmask = queue.shape[1] - 1
+    oldest = index[TICK, N_WINDOWS - 1]
+    while s.min_lo < s.min_hi and queue[0, s.min_lo & qmask] < oldest:
         s.min_lo += 1
-    while s.min_lo < s.min_hi and st.tick.v[st.min_queue[(s.min_hi - 1) & qmask] & mask, PRICE] >= price:
+    while s.min_lo < s.min_hi and v[queue[0, (s.min_hi - 1) & qmask] & mask, PRICE] >= price:
         s.min_hi -= 1
-    st.min_queue[s.min_hi & qmask] = index
+    queue[0, s.min_hi & qmask] = at
     s.min_hi += 1
-    while s.max_lo < s.max_hi and st.max_queue[s.max_lo & qmask] < oldest:
+    while s.max_lo < s.max_hi and queue[1, s.max_lo & qmask] < oldest:
         s.max_lo += 1
-    while s.max_lo < s.max_hi and st.tick.v[st.max_queue[(s.max_hi - 1) & qmask] & mask, PRICE] <= price:
+    while s.max_lo < s.max_hi and v[queue[1, (s.max_hi - 1) & qmask] & mask, PRICE] <= price:
         s.max_hi -= 1
-    st.max_queue[s.max_hi & qmask] = index
+    queue[1, s.max_hi & qmask] = at
     s.max_hi += 1
 
 
 @inner
-def first_since(queue, lo, hi, index):
+def first_since(queue, which, lo, hi, index):
     """Return the first entry >= ``index`` of a monotone queue (binary search)."""
-    qmask = len(queue) - 1
+    qmask = queue.shape[1] - 1
     while lo < hi:
         mid = (lo + hi) >> 1
-        if queue[mid & qmask] < index:
+        if queue[which, mid & qmask] < index:
             lo = mid + 1
         else:
             hi = mid
-    return queue[lo & qmask]
+    return queue[which, lo & qmask]
 
 
 @inner
-def _bipower(mid, i):
+def _bipower(v, i):
     """Return |r_i||r_(i−1)|."""
-    mask = len(mid.t) - 1
-    return abs(mid.v[i & mask, MID_RETURN]) * abs(mid.v[(i - 1) & mask, MID_RETURN])
+    mask = len(v) - 1
+    return abs(v[i & mask, MID_RETURN]) * abs(v[(i - 1) & mask, MID_RETURN])
 
 
 @inner
-def leave_mids(mid, w, limit):
+def leave_mids(t, v, acc, index, w, limit):
     """Let the mid changes with time ≤ ``limit`` leave window ``w``."""
-    mask = len(mid.t) - 1
-    head = mid.head[0]
-    tail = mid.tail[w]
-    if tail == head or mid.t[tail & mask] > limit:
+    mask = len(t) - 1
+    head = index[MID, HEAD]
+    tail = index[MID, w]
+    if tail == head or t[tail & mask] > limit:
         return
-    while tail < head and mid.t[tail & mask] <= limit:
-        _add2(mid, w, M_S1, G_SPREAD, mid.v[tail & mask, SPREAD], -1.0)
+    while tail < head and t[tail & mask] <= limit:
+        _add2(acc, MID, w, M_S1, G_SPREAD, v[tail & mask, SPREAD], -1.0)
         tail += 1
         if tail < head:
-            _add2(mid, w, M_R1, G_MID, mid.v[tail & mask, MID_RETURN], -1.0)
+            _add2(acc, MID, w, M_R1, G_MID, v[tail & mask, MID_RETURN], -1.0)
         if tail + 1 < head:
-            add(mid.acc, w, M_BP, -_bipower(mid, tail + 1))
-    mid.tail[w] = tail
+            add(acc, MID, w, M_BP, -_bipower(v, tail + 1))
+    index[MID, w] = tail
     if tail == head:
-        _clear_all(mid, w)
+        _clear_all(acc, MID, w)
 
 
 @inner
-def enter_mid(st, t, price, spread):
+def enter_mid(s, times, v, acc, index, t, price, spread):
     """Let one change of a best price enter all windows; ``price`` is the new mid."""
-    s = st.s[0]
-    mid = st.mid
-    mask = len(mid.t) - 1
-    head = mid.head[0]
+    mask = len(times) - 1
+    head = index[MID, HEAD]
     for w in range(N_WINDOWS):
-        leave_mids(mid, w, t - WINDOW_NS[w])
+        leave_mids(times, v, acc, index, w, t - WINDOW_NS[w])
     ret = np.nan
     if head > 0:
         before = (head - 1) & mask
         ret = np.log(price / s.mid)
-        if head == 1 or ret != mid.v[before, MID_RETURN]:
+        if head == 1 or ret != v[before, MID_RETURN]:
             s.mid_return_change = head
         if spread != s.last_spread:
             s.spread_change = head
     s.mid = price
     s.last_spread = spread
     at = head & mask
-    mid.t[at] = t
-    mid.v[at, MID_RETURN] = ret
-    mid.v[at, SPREAD] = spread
+    times[at] = t
+    v[at, MID_RETURN] = ret
+    v[at, SPREAD] = spread
     for w in range(N_WINDOWS):
-        n = head - mid.tail[w]
+        n = head - index[MID, w]
         if n == 0:
-            mid.ref[w, G_SPREAD, SHIFT] = spread
+            acc[MID, w, REF + G_SPREAD, SHIFT] = spread
         else:
-            _add2(mid, w, M_R1, G_MID, ret, 1.0)
+            _add2(acc, MID, w, M_R1, G_MID, ret, 1.0)
         if n > 1:
-            add(mid.acc, w, M_BP, _bipower(mid, head))
-        _add2(mid, w, M_S1, G_SPREAD, spread, 1.0)
-    mid.head[0] = head + 1
+            add(acc, MID, w, M_BP, _bipower(v, head))
+        _add2(acc, MID, w, M_S1, G_SPREAD, spread, 1.0)
+    index[MID, HEAD] = head + 1
 
 
 @inner
-def leave_trades(trade, w, limit):
+def leave_trades(t, v, acc, index, w, limit):
     """Let the trades with time ≤ ``limit`` leave window ``w``."""
-    mask = len(trade.t) - 1
-    head = trade.head[0]
-    tail = trade.tail[w]
-    if tail == head or trade.t[tail & mask] > limit:
+    mask = len(t) - 1
+    head = index[TRADE, HEAD]
+    tail = index[TRADE, w]
+    if tail == head or t[tail & mask] > limit:
         return
-    while tail < head and trade.t[tail & mask] <= limit:
-        add(trade.acc, w, SIZE, -trade.v[tail & mask, SIZE])
-        add(trade.acc, w, SIGNED, -trade.v[tail & mask, SIGNED])
+    while tail < head and t[tail & mask] <= limit:
+        add(acc, TRADE, w, SIZE, -v[tail & mask, SIZE])
+        add(acc, TRADE, w, SIGNED, -v[tail & mask, SIGNED])
         tail += 1
-    trade.tail[w] = tail
+    index[TRADE, w] = tail
     if tail == head:
-        _clear_all(trade, w)
+        _clear_all(acc, TRADE, w)
 
 
 @inner
-def enter_trade(st, t, size, side):
+def enter_trade(s, times, v, acc, index, t, size, side):
     """Let one trade enter all windows; ``side`` is +1 where the taker bought, −1 where he sold."""
-    trade = st.trade
-    head = trade.head[0]
-    at = head & (len(trade.t) - 1)
+    head = index[TRADE, HEAD]
+    at = head & (len(times) - 1)
     for w in range(N_WINDOWS):
-        leave_trades(trade, w, t - WINDOW_NS[w])
-    trade.t[at] = t
-    trade.v[at, SIZE] = size
-    trade.v[at, SIGNED] = size * side
+        leave_trades(times, v, acc, index, w, t - WINDOW_NS[w])
+    times[at] = t
+    v[at, SIZE] = size
+    v[at, SIGNED] = size * side
     for w in range(N_WINDOWS):
-        add(trade.acc, w, SIZE, size)
-        add(trade.acc, w, SIGNED, size * side)
-    trade.head[0] = head + 1
+        add(acc, TRADE, w, SIZE, size)
+        add(acc, TRADE, w, SIGNED, size * side)
+    index[TRADE, HEAD] = head + 1
 
 
 @inner
-def leave_samples(sample, w, limit):
+def leave_samples(t, v, acc, index, w, limit):
     """Let the book samples with time ≤ ``limit`` leave window ``w``."""
-    mask = len(sample.t) - 1
-    head = sample.head[0]
-    tail = sample.tail[w]
-    if tail == head or sample.t[tail & mask] > limit:
+    mask = len(t) - 1
+    head = index[SAMPLE, HEAD]
+    tail = index[SAMPLE, w]
+    if tail == head or t[tail & mask] > limit:
         return
-    while tail < head and sample.t[tail & mask] <= limit:
+    while tail < head and t[tail & mask] <= limit:
         at = tail & mask
-        add(sample.acc, w, S_BID, -sample.v[at, BID_SIZE])
-        add(sample.acc, w, S_ASK, -sample.v[at, ASK_SIZE])
-        add(sample.acc, w, S_BID10, -sample.v[at, BID_L10])
-        add(sample.acc, w, S_ASK10, -sample.v[at, ASK_L10])
-        _add2(sample, w, S_M1, G_MICRO, sample.v[at, MICRO], -1.0)
+        add(acc, SAMPLE, w, S_BID, -v[at, BID_SIZE])
+        add(acc, SAMPLE, w, S_ASK, -v[at, ASK_SIZE])
+        add(acc, SAMPLE, w, S_BID10, -v[at, BID_L10])
+        add(acc, SAMPLE, w, S_ASK10, -v[at, ASK_L10])
+        _add2(acc, SAMPLE, w, S_M1, G_MICRO, v[at, MICRO], -1.0)
         tail += 1
         if tail < head:
-            add(sample.acc, w, S_FLOW, -sample.v[tail & mask, FLOW])
-    sample.tail[w] = tail
+            add(acc, SAMPLE, w, S_FLOW, -v[tail & mask, FLOW])
+    index[SAMPLE, w] = tail
     if tail == head:
-        _clear_all(sample, w)
+        _clear_all(acc, SAMPLE, w)
 
 
 @inner
-def enter_sample(st, t, bid, ask, bid_size, ask_size, bid_l10, ask_l10):
+def enter_sample(s, times, v, acc, index, t, bid, ask, bid_size, ask_size, bid_l10, ask_l10):
     """Let one book sample enter all windows; the order-flow term follows Cont, Kukanov and Stoikov (2014)."""
-    s = st.s[0]
-    sample = st.sample
-    mask = len(sample.t) - 1
-    head = sample.head[0]
+    mask = len(times) - 1
+    head = index[SAMPLE, HEAD]
     for w in range(N_WINDOWS):
-        leave_samples(sample, w, t - WINDOW_NS[w])
+        leave_samples(times, v, acc, index, w, t - WINDOW_NS[w])
     micro = (ask * bid_size + bid * ask_size) / (bid_size + ask_size)
     flow = np.nan
     if head > 0:
@@ -383,28 +368,28 @@ def enter_sample(st, t, bid, ask, bid_size, ask_size, bid_l10, ask_l10):
             flow -= ask_size
         if ask >= s.s_ask:
             flow += s.s_ask_size
-        if micro != sample.v[(head - 1) & mask, MICRO]:
+        if micro != v[(head - 1) & mask, MICRO]:
             s.micro_change = head
     s.s_bid = bid
     s.s_ask = ask
     s.s_bid_size = bid_size
     s.s_ask_size = ask_size
     at = head & mask
-    sample.t[at] = t
-    sample.v[at, BID_SIZE] = bid_size
-    sample.v[at, ASK_SIZE] = ask_size
-    sample.v[at, BID_L10] = bid_l10
-    sample.v[at, ASK_L10] = ask_l10
-    sample.v[at, MICRO] = micro
-    sample.v[at, FLOW] = flow
+    times[at] = t
+    v[at, BID_SIZE] = bid_size
+    v[at, ASK_SIZE] = ask_size
+    v[at, BID_L10] = bid_l10
+    v[at, ASK_L10] = ask_l10
+    v[at, MICRO] = micro
+    v[at, FLOW] = flow
     for w in range(N_WINDOWS):
-        if head == sample.tail[w]:
-            sample.ref[w, G_MICRO, SHIFT] = micro
+        if head == index[SAMPLE, w]:
+            acc[SAMPLE, w, REF + G_MICRO, SHIFT] = micro
         else:
-            add(sample.acc, w, S_FLOW, flow)
-        add(sample.acc, w, S_BID, bid_size)
-        add(sample.acc, w, S_ASK, ask_size)
-        add(sample.acc, w, S_BID10, bid_l10)
-        add(sample.acc, w, S_ASK10, ask_l10)
-        _add2(sample, w, S_M1, G_MICRO, micro, 1.0)
-    sample.head[0] = head + 1
+            add(acc, SAMPLE, w, S_FLOW, flow)
+        add(acc, SAMPLE, w, S_BID, bid_size)
+        add(acc, SAMPLE, w, S_ASK, ask_size)
+        add(acc, SAMPLE, w, S_BID10, bid_l10)
+        add(acc, SAMPLE, w, S_ASK10, ask_l10)
+        _add2(acc, SAMPLE, w, S_M1, G_MICRO, micro, 1.0)
+    index[SAMPLE, HEAD] = head + 1

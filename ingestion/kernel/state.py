@@ -7,7 +7,7 @@ and with nothing else.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -35,8 +35,14 @@ G_MID, G_SPREAD = 0, 1
 # Sums of the sample series: six plain ones in the order of the ring but the microprice, then its two moments.
 S_BID, S_ASK, S_BID10, S_ASK10, S_M1, S_M2, S_FLOW = range(7)
 G_MICRO = 0
-# Columns of Series.ref.
+# The series, first index of State.acc and State.index.
+TICK, MID, TRADE, SAMPLE = range(4)
+# State.acc holds the sums as pairs (hi, lo), then a pair (shift K, peak of the highest even power sum) per group.
+REF = 9
 SHIFT, PEAK = 0, 1
+N_SUMS = REF + 3
+# Column of State.index after the tails of the windows.
+HEAD = N_WINDOWS
 
 SCALARS = np.dtype(
     [
@@ -101,134 +107,127 @@ COUNTERS = (
 """What the kernel counts, in the order of State.counts."""
 
 
-class Series(NamedTuple):
-    """One series' ring and sums.
+class State(NamedTuple):
+    """One product's state; every member is an array, so that saving is writing them down.
 
     Attributes
     ----------
-    t
-        int64[capacity], effective times in ns; the capacity is a power of two.
-    v
+    s
+        SCALARS[1].
+    tick_t, mid_t, trade_t, sample_t
+        int64[capacity], the rings' effective times in ns; each capacity is a power of two.
+    tick_v, mid_v, trade_v, sample_v
         float64[capacity, columns].
     acc
-        float64[windows, sums, 2], pairs (hi, lo).
-    ref
-        float64[windows, groups, 2], shift K and peak of the highest even power sum.
-    tail
-        int64[windows], absolute index of the first entry inside.
-    head
-        int64[1], absolute index after the last entry.
+        float64[4 series, windows, N_SUMS, 2].
+    index
+        int64[4 series, windows + 1]: absolute index of the first entry inside each window, and of the next to come.
+    queue
+        int64[2, capacity of ticks], candidates for minimum and maximum price.
+    lag_std
+        float64[windows], return_std as it stood at the last ticker.
+    counts
+        int64[COUNTERS].
+    levels, first, blocks
+        The book; see :mod:`ingestion.kernel.book`.
     """
 
-    t: NDArray[np.int64]
-    v: NDArray[np.float64]
-    acc: NDArray[np.float64]
-    ref: NDArray[np.float64]
-    tail: NDArray[np.int64]
-    head: NDArray[np.int64]
-
-
-class State(NamedTuple):
-    """One product's state; every member is an array, so that saving is writing them down."""
-
     s: NDArray[np.void]
-    tick: Series
-    mid: Series
-    trade: Series
-    sample: Series
-    min_queue: NDArray[np.int64]
-    max_queue: NDArray[np.int64]
+    tick_t: NDArray[np.int64]
+    tick_v: NDArray[np.float64]
+    mid_t: NDArray[np.int64]
+    mid_v: NDArray[np.float64]
+    trade_t: NDArray[np.int64]
+    trade_v: NDArray[np.float64]
+    sample_t: NDArray[np.int64]
+    sample_v: NDArray[np.float64]
+    acc: NDArray[np.float64]
+    index: NDArray[np.int64]
+    queue: NDArray[np.int64]
     lag_std: NDArray[np.float64]
     counts: NDArray[np.int64]
-    book: Book
+    levels: NDArray[np.float64]
+    first: NDArray[np.float64]
+    blocks: NDArray[np.int64]
+
+    @property
+    def book(self) -> Book:
+        """The product's book."""
+        return Book(self.levels, self.first, self.blocks)
 
 
-def _series(columns: int, sums: int, groups: int, capacity: int = 1024) -> Series:
-    return Series(
-        t=np.zeros(capacity, np.int64),
-        v=np.zeros((capacity, columns)),
-        acc=np.zeros((N_WINDOWS, sums, 2)),
-        ref=np.zeros((N_WINDOWS, max(groups, 1), 2)),
-        tail=np.zeros(N_WINDOWS, np.int64),
-        head=np.zeros(1, np.int64),
-    )
-
-
-def new_state() -> State:
+def new_state(capacity: int = 1024) -> State:
     """Return the state of a product of which nothing has been seen."""
     s = np.zeros(1, SCALARS)
-    s["connection"] = s["session"] = s["subscribed"] = s["trade_id"] = s["gap_end"] = s["n"] = -1
+    for name in ("connection", "session", "subscribed", "trade_id", "gap_end", "n"):
+        s[name] = -1
     s["row_time_us"] = np.iinfo(np.int64).min
     for name in ("bid", "ask", "bid_size", "ask_size", "mid", "s_bid", "s_ask", "s_bid_size", "s_ask_size"):
         s[name] = np.nan
+
+    def times() -> NDArray[np.int64]:
+        return np.zeros(capacity, np.int64)
+
+    def values(columns: int) -> NDArray[np.float64]:
+        return np.zeros((capacity, columns))
+
+    book = empty_book()
     return State(
         s=s,
-        tick=_series(3, 9, 3),
-        mid=_series(2, 5, 2),
-        trade=_series(2, 2, 0),
-        sample=_series(6, 7, 1),
-        min_queue=np.zeros(1024, np.int64),
-        max_queue=np.zeros(1024, np.int64),
+        tick_t=times(),
+        tick_v=values(3),
+        mid_t=times(),
+        mid_v=values(2),
+        trade_t=times(),
+        trade_v=values(2),
+        sample_t=times(),
+        sample_v=values(6),
+        acc=np.zeros((4, N_WINDOWS, N_SUMS, 2)),
+        index=np.zeros((4, N_WINDOWS + 1), np.int64),
+        queue=np.zeros((2, capacity), np.int64),
         lag_std=np.full(N_WINDOWS, np.nan),
         counts=np.zeros(len(COUNTERS), np.int64),
-        book=empty_book(),
+        levels=book.levels,
+        first=book.first,
+        blocks=book.blocks,
     )
 
 
-def _grow_ring(ring: NDArray[np.generic], lo: int, hi: int, capacity: int) -> NDArray[np.generic]:
+def _capacity(now: int, need: int) -> int:
+    return now if need <= now else 1 << (need - 1).bit_length()
+
+
+def _move(old: Any, new: Any, lo: int, hi: int) -> None:
+    """Copy the entries lo…hi−1 from one ring (last axis first) to a larger one."""
     index = np.arange(lo, hi)
-    grown = np.zeros((capacity, *ring.shape[1:]), ring.dtype)
-    grown[index & (capacity - 1)] = ring[index & (len(ring) - 1)]
-    return grown
-
-
-def _room(series: Series, more: int) -> Series:
-    lo, hi = int(series.tail.min()), int(series.head[0])
-    need = hi - lo + more + 1
-    if need <= len(series.t):
-        return series
-    capacity = 1 << (need - 1).bit_length()
-    return series._replace(
-        t=_grow_ring(series.t, lo, hi, capacity),
-        v=_grow_ring(series.v, lo, hi, capacity),
-    )
+    new[index & (len(new) - 1)] = old[index & (len(old) - 1)]
 
 
 def make_room(state: State, *, tickers: int, trades: int, books: int, levels: int) -> State:
-    """Return the same state with rings that hold that many more entries."""
-    grown = state._replace(
-        tick=_room(state.tick, tickers),
-        mid=_room(state.mid, tickers + 2 * books),
-        trade=_room(state.trade, tickers + trades),
-        sample=_room(state.sample, tickers + 2 * books),
-        book=reserve(state.book, levels),
-    )
-    s = state.s[0]
-    capacity = len(grown.tick.t)
-    if capacity > len(state.min_queue):
-        grown = grown._replace(
-            min_queue=_grow_ring(state.min_queue, int(s["min_lo"]), int(s["min_hi"]), capacity),
-            max_queue=_grow_ring(state.max_queue, int(s["max_lo"]), int(s["max_hi"]), capacity),
-        )
-    return grown
-
-
-def _flatten(value: object) -> list[NDArray[np.generic]]:
-    if isinstance(value, tuple):
-        return [array for member in value for array in _flatten(member)]
-    assert isinstance(value, np.ndarray)  # noqa: S101 - the members of State are arrays
-    return [value]
-
-
-def _rebuild(like: object, arrays: list[NDArray[np.generic]]) -> object:
-    if isinstance(like, tuple):
-        return type(like)(*(_rebuild(member, arrays) for member in like))
-    return arrays.pop(0)
+    """Return the same state with rings and a book that hold that many more entries."""
+    members = state._asdict()
+    more = {TICK: tickers, MID: tickers + 2 * books, TRADE: tickers + trades, SAMPLE: tickers + 2 * books}
+    for series, name in ((TICK, "tick"), (MID, "mid"), (TRADE, "trade"), (SAMPLE, "sample")):
+        lo, hi = int(state.index[series, :HEAD].min()), int(state.index[series, HEAD])
+        t, v = members[f"{name}_t"], members[f"{name}_v"]
+        capacity = _capacity(len(t), hi - lo + more[series] + 1)
+        if capacity > len(t):
+            members[f"{name}_t"], members[f"{name}_v"] = np.zeros(capacity, np.int64), np.zeros((capacity, v.shape[1]))
+            _move(t, members[f"{name}_t"], lo, hi)
+            _move(v, members[f"{name}_v"], lo, hi)
+    capacity = len(members["tick_t"])
+    if capacity > state.queue.shape[1]:
+        s = state.s[0]
+        members["queue"] = np.zeros((2, capacity), np.int64)
+        _move(state.queue[0], members["queue"][0], int(s["min_lo"]), int(s["min_hi"]))
+        _move(state.queue[1], members["queue"][1], int(s["max_lo"]), int(s["max_hi"]))
+    members["levels"], members["first"], members["blocks"] = reserve(state.book, levels)
+    return State(**members)
 
 
 def dump(state: State) -> bytes:
     """Return the state as bytes (MessagePack of raw arrays, with the contract's hash)."""
-    arrays = [(a.shape, a.tobytes()) for a in _flatten(state)]
+    arrays = [(a.shape, a.tobytes()) for a in state]
     return msgspec.msgpack.encode((FORMAT, service_hash("spike_full_v1"), arrays))
 
 
@@ -249,11 +248,5 @@ def load(data: bytes) -> State:
             f"checkpoint: format {form}, contract {contract}; expected {FORMAT}, {service_hash('spike_full_v1')}: "
             "start from the log instead"
         )
-    like = new_state()
-    restored = [
-        np.frombuffer(raw, dtype=was.dtype).reshape(shape).copy()
-        for (shape, raw), was in zip(arrays, _flatten(like), strict=True)
-    ]
-    state = _rebuild(like, restored)
-    assert isinstance(state, State)  # noqa: S101 - _rebuild keeps the type
-    return state
+    members = zip(arrays, new_state(), strict=True)
+    return State(*(np.frombuffer(raw, dtype=was.dtype).reshape(shape).copy() for (shape, raw), was in members))

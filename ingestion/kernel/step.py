@@ -135,7 +135,7 @@ def _close_gap(st, t, e, q_int, q_num, nq):
 
 
 @inner
-def _load_snapshot(book, e, levels):
+def _load_snapshot(st, e, levels):
     """Replace the book by a snapshot; a crossed one is refused (False) and changes nothing."""
     high = -math.inf
     low = math.inf
@@ -147,10 +147,10 @@ def _load_snapshot(book, e, levels):
                 low = min(low, levels[i].price)
     if high >= low:
         return False
-    clear_book(book)
+    clear_book(st.blocks)
     for i in range(e.lo, e.hi):
         if levels[i].size > 0.0:
-            set_level(book, levels[i].side, levels[i].price, levels[i].size)
+            set_level(st.levels, st.first, st.blocks, levels[i].side, levels[i].price, levels[i].size)
     return True
 
 
@@ -235,7 +235,7 @@ def _without_time(st, e, levels):
     elif e.kind == BOOK_SNAPSHOT:
         if _choose_quotes(st, e):
             s.lost = 1
-        if not _load_snapshot(st.book, e, levels):
+        if not _load_snapshot(st, e, levels):
             st.counts[C_BAD_SNAPSHOT] += 1
             s.lost = 1
         else:
@@ -366,7 +366,7 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, q_int, 
             ask_l10 = 0.0
             if is_book:
                 if part == 0 or e.kind == BOOK_SNAPSHOT:
-                    if part == 1 and not _load_snapshot(st.book, e, levels):
+                    if part == 1 and not _load_snapshot(st, e, levels):
                         st.counts[C_BAD_SNAPSHOT] += 1
                         if s.book_state == SYNCED and s.gap_open == 0:
                             nq = _open_gap(st, t, e, q_int, q_num, nq)
@@ -380,12 +380,15 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, q_int, 
                     continue
                 else:
                     for j in range(e.lo, e.hi):
-                        if set_level(st.book, levels[j].side, levels[j].price, levels[j].size) == 0:
+                        if (
+                            set_level(st.levels, st.first, st.blocks, levels[j].side, levels[j].price, levels[j].size)
+                            == 0
+                        ):
                             st.counts[C_UNKNOWN] += 1
-                bid, bid_size = best(st.book, BIDS)
-                ask, ask_size = best(st.book, ASKS)
-                bid_l10 = depth(st.book, BIDS, TOP)
-                ask_l10 = depth(st.book, ASKS, TOP)
+                bid, bid_size = best(st.levels, st.blocks, BIDS)
+                ask, ask_size = best(st.levels, st.blocks, ASKS)
+                bid_l10 = depth(st.levels, st.blocks, BIDS, TOP)
+                ask_l10 = depth(st.levels, st.blocks, ASKS, TOP)
             elif late:
                 continue
             if not (bid > 0.0 and ask > 0.0):
@@ -404,19 +407,21 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, q_int, 
                     s.mid_valid = 1
                     if price_changed:
                         mid = 0.5 * (bid + ask)
-                        enter_mid(st, t, mid, (ask - bid) / mid)
+                        enter_mid(s, st.mid_t, st.mid_v, st.acc, st.index, t, mid, (ask - bid) / mid)
                     nq = _quote_row(st, q_int, q_num, nq, QUOTE, t, e)
                 if bid_size > 0.0 and ask_size > 0.0:
-                    enter_sample(st, t, bid, ask, bid_size, ask_size, bid_l10, ask_l10)
+                    enter_sample(
+                        s, st.sample_t, st.sample_v, st.acc, st.index, t, bid, ask, bid_size, ask_size, bid_l10, ask_l10
+                    )
         if late:
             continue
 
         # Trade, then ticker, then its row.
         by_ticker = e.kind == TICKER and s.trade_source == TICKERS and e.trade_id >= 0 and e.size > 0.0
         if by_ticker or (e.kind == TRADE and s.trade_source == MATCHES):
-            enter_trade(st, t, e.size, e.side)
+            enter_trade(s, st.trade_t, st.trade_v, st.acc, st.index, t, e.size, e.side)
         if e.kind == TICKER:
-            enter_tick(st, t, e.price)
+            enter_tick(s, st.tick_t, st.tick_v, st.acc, st.index, st.queue, t, e.price)
             s.tickers += 1
             if s.tickers % thin == 0:
                 nr = _row(st, t, e.n, e.k, 0, s.recv, e.n, e.session, wanted, r_int, r_num, nr)

@@ -28,26 +28,26 @@ DWARFED = 2.0**-60  # rebuild where the highest even power sum fell below this s
 
 
 @inner
-def add(acc, w, j, x):
-    """Add ``x`` to the pair ``acc[w, j]`` by two-sum."""
-    hi = acc[w, j, HI]
+def add(acc, series, w, j, x):
+    """Add ``x`` to the pair ``acc[series, w, j]`` by two-sum."""
+    hi = acc[series, w, j, HI]
     s = hi + x
     b = s - hi
-    acc[w, j, LO] += (hi - (s - b)) + (x - b)
-    acc[w, j, HI] = s
+    acc[series, w, j, LO] += (hi - (s - b)) + (x - b)
+    acc[series, w, j, HI] = s
 
 
 @inner
-def value(acc, w, j):
-    """Return the sum held by the pair ``acc[w, j]``."""
-    return acc[w, j, HI] + acc[w, j, LO]
+def value(acc, series, w, j):
+    """Return the sum held by the pair ``acc[series, w, j]``."""
+    return acc[series, w, j, HI] + acc[series, w, j, LO]
 
 
 @inner
-def clear(acc, w, j):
+def clear(acc, series, w, j):
     """Set the pair to exact zero."""
-    acc[w, j, HI] = 0.0
-    acc[w, j, LO] = 0.0
+    acc[series, w, j, HI] = 0.0
+    acc[series, w, j, LO] = 0.0
 
 
 @inner
