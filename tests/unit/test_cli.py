@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,15 @@ def command(how: str = typer.Option("done", help="What to do.")) -> int | None:
 
 
 @pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of commands in the place of the real ones."""
     monkeypatch.setattr(infra.commands, "__path__", [str(tmp_path)])
-    for name in cli.ORDER:
-        monkeypatch.delitem(sys.modules, f"infra.commands.{name}", raising=False)
-        monkeypatch.delattr(infra.commands, name, raising=False)
+    real = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("infra.commands.")}
     (tmp_path / "demo.py").write_text(COMMAND)
-    return tmp_path
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("infra.commands.")]:
+        del sys.modules[name]
+    sys.modules.update(real)
 
 
 def code_of(*args: str) -> int:
