@@ -109,7 +109,7 @@ def label_summary(chosen: TrainOptions, *, returns: str = "1s") -> dict[str, Any
 def split_summary(chosen: TrainOptions) -> dict[str, Any]:
     """Count rows, spikes and episodes per block, and the rows lost between them."""
     found = spikes(labels(sessions=chosen.sessions, exclude_products=chosen.exclude_products), chosen)
-    blocks = [
+    blocks: list[dict[str, Any]] = [
         {
             "block": name,
             **{key: count[key] for key in ("rows", "spikes", "episodes")},

@@ -24,7 +24,7 @@ def command(
     from training import registry
 
     if bool(run) == log:
-        raise UsageError(f"promote takes a RUN or --log, not both or neither; RUN was {run!r}: see volspike promote --help")
+        raise UsageError(f"promote takes either a RUN or --log, RUN was {run!r}: see volspike promote --help")
     if log:
         entries = registry.history()
         if json:
