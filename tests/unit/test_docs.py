@@ -50,10 +50,11 @@ def problem(words: list[str]) -> str | None:
     if name != "volspike":
         return None
     group = typer.main.get_command(cli.build())
-    context = group.make_context("volspike", rest[:1] or ["--help"], resilient_parsing=True)
-    command = group.get_command(context, rest[0]) if rest else group  # type: ignore[attr-defined]
+    if rest == ["--help"]:
+        return None
+    command = group.commands.get(rest[0]) if rest else None  # type: ignore[attr-defined]
     if command is None:
-        return f"no such command: {rest[0]}"
+        return f"no such command: {rest}"
     known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     given = {word.partition("=")[0] for word in rest[1:] if re.match(r"--?[a-z]", word)} - {"--help"}
     return None if given <= known else f"no such option of {rest[0]}: {sorted(given - known)}"
@@ -91,6 +92,8 @@ def test_marked_commands_run(path: Path, data_dir: Path) -> None:
         ("volspike replay --raw x --compute-every-n 5", False),
         ("volspike replay --row x", True),
         ("volspike fly", True),
+        ("volspike --help", False),
+        ("volspike --row", True),
         ("make demo ARGS='--keep'", False),
         ("make coffee", True),
         ("VOLSPIKE_DATA=x volspike doctor --json", False),
