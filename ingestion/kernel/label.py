@@ -110,7 +110,7 @@ def _per_quote(
     out: NDArray[np.float64],
 ) -> None:
     m = quote_t.shape[0]
-    returns = np.zeros(m)  # returns[j] is the one that ends at quote j
+    returns = np.zeros(m)  # returns[j] leads from quote j - 1 to quote j
     for j in range(1, m):
         returns[j] = np.log1p((mid[j] - mid[j - 1]) / mid[j - 1])
     hint = 0
@@ -125,7 +125,7 @@ def _per_quote(
         if first == 0:
             continue
         end = _last_at(quote_t, first, t + horizon_s * 1_000_000_000) + 1
-        out[i] = _std(returns[first + 1 : end], max(0, end - first - 1))
+        out[i] = _std(returns[first:end], end - first)
 
 
 def gap_meets(
@@ -188,8 +188,8 @@ def sigma_fwd(
         Length of the horizon, whole seconds ≥ 1.
     returns
         ``1s``: the returns r_1 … r_horizon between the mids at t, t + 1 s, …. ``tick``: the log returns
-        between successive quotes both of which lie in (t, t + horizon]; changes of size alone count, with
-        return 0; under two returns the deviation is 0.
+        from quote to quote, starting from the one at t (m_0), one for each quote in (t, t + horizon]; changes of
+        size alone count, with return 0; under two returns the deviation is 0.
 
     Returns
     -------

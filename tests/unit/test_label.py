@@ -33,7 +33,7 @@ def by_hand(t, quotes, gaps, watermark, horizon=60, returns="1s"):
     if returns == "1s":
         mids = [mid_at(t + k * S) for k in range(horizon + 1)]
     else:
-        mids = [(b + a) / 2 for (u, b, a) in quotes if t < u <= end]
+        mids = [mid_at(t)] + [(b + a) / 2 for (u, b, a) in quotes if t < u <= end]
     r = [math.log(y / x) for x, y in pairwise(mids)]
     return statistics.pstdev(r) if r else 0.0
 
