@@ -110,7 +110,10 @@ def decode(body: bytes, kind: type[_Body]) -> _Body:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
+        _refuse_non_finite(body, error)
         raise Problem(422, f"{error}; expected an object with {', '.join(_fields(kind))}") from error
+    except RecursionError as error:
+        raise Problem(400, "the body is nested too deep") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _refuse_non_finite(body, error)
         raise Problem(400, f"the body is not JSON: {error}") from error
