@@ -46,6 +46,12 @@ class Book:
             if not self.sides[side].set(price, size):
                 self.unknown_deletes += 1
 
+    @property
+    def crossed(self) -> bool:
+        """Whether the best bid is at or above the best ask."""
+        top = self.top()
+        return top is not None and top["bid"] >= top["ask"]
+
     def top(self) -> dict[str, float] | None:
         """Best prices with their sizes and the sizes of ten levels; None where a side is empty."""
         bids, asks = self.sides["bid"].best(10), self.sides["ask"].best(10)

@@ -6,7 +6,6 @@ whole of it. Where it and the kernel differ, one of them misreads the design.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from tests.oracle.parse import Line, Message, read
 from tests.oracle.state import (
     BOOK_CHANNELS,
     HEARTBEAT_CHANNELS,
+    NONE,
     RESYNCING,
     SYNCED,
     TRADE_CHANNELS,
@@ -31,7 +31,7 @@ class Oracle:
 
     def __init__(
         self, every_s: int | None, compute_every_n: int, windows: Sequence[int],
-        only_rows: Callable[[int], bool] | None, now_ns: int,
+        only_rows: Callable[[int], bool] | None, now_ns: int | None,
     ) -> None:  # fmt: skip
         self.every_s, self.compute_every_n, self.windows = every_s, compute_every_n, windows
         self.only_rows, self.now_ns = only_rows, now_ns
@@ -77,7 +77,7 @@ class Oracle:
 
     def _is_future(self, line: Line, message: Message) -> bool:
         known = self.now_ns if line.recv_ns is None else line.recv_ns
-        return message.time_ns is not None and message.time_ns > known + FUTURE_NS
+        return known is not None and message.time_ns is not None and message.time_ns > known + FUTURE_NS
 
     # one message of one product -------------------------------------------------------------------
 
@@ -95,7 +95,7 @@ class Oracle:
             return
         when = line.recv_ns if m.kind == "snapshot" and m.time_ns is None else m.time_ns
         if when is None:
-            p.pending = (line, m)
+            p.pending = m
             return
         late = p.watermark is not None and when < p.watermark - GRACE_NS
         if late:
@@ -103,9 +103,9 @@ class Oracle:
         elif p.watermark is not None and when < p.watermark:
             self.out.counts["reordered"] += 1
         t = when if p.watermark is None else max(when, p.watermark)
-        created = when if line.recv_ns is None else line.recv_ns
+        created = t if line.recv_ns is None else line.recv_ns
 
-        gap = self._shows_gap(session, p, m, t)
+        gap = self._shows_gap(session, p, m, t) | self._moves_to_book(p, m)
         if p.watermark is None:
             p.coverage_start = t
             p.next_second = -(-t // S)
@@ -113,6 +113,9 @@ class Oracle:
         if gap:
             assert p.watermark is not None
             self._gap(p, p.watermark, t, line.n, m.k, created)
+        if p.open_gap is not None and p.quote_source == "tickers":  # of a new session (ADR 29)
+            p.book_state = NONE
+            self._end_gap(p, p.open_gap, t, line.n, m.k, created)
         p.watermark = t
         if p.last_message is None or p.last_message[:2] != (line.session, line.n):
             p.grid_k = 0
@@ -136,6 +139,14 @@ class Oracle:
         if p.trade_source is None and bears:
             listed = session.lists(TRADE_CHANNELS, p.name)
             p.trade_source = "matches" if listed or m.kind in ("trade", "continuity") else "tickers"
+
+    def _moves_to_book(self, p: Product, m: Message) -> bool:
+        """Tell whether a snapshot takes effect that ends the tickers' time as source of quotes (ADR 6)."""
+        taken = m if m.kind == "snapshot" else p.pending if p.pending and m.kind == "update" else None
+        if taken is None or p.quote_source != "tickers" or Book(taken.changes).crossed:
+            return False
+        p.quote_source = "book"
+        return p.watermark is not None
 
     # gaps -----------------------------------------------------------------------------------------
 
@@ -184,8 +195,8 @@ class Oracle:
             self.out.counts["ignored"] += 1
             return
         if p.pending is not None and m.kind == "update":
-            (line, snapshot), p.pending = p.pending, None
-            self._load(p, snapshot, t, line.n, created)
+            snapshot, p.pending = p.pending, None
+            self._load(p, snapshot, t, n, created)
         if m.kind == "snapshot":
             p.pending = None
             self._load(p, m, t, n, created)
@@ -196,18 +207,16 @@ class Oracle:
         known = p.book.unknown_deletes
         p.book.apply(m.changes)
         self.out.counts["unknown_deletes"] += p.book.unknown_deletes - known
-        top = p.book.top()
-        if top is not None and top["bid"] >= top["ask"]:
-            self.out.counts["crossed"] += 1
+        if p.book.crossed:
+            self.out.counts["crossed_book"] += 1
             self._gap(p, t, t, n, m.k, created)
             return
-        self._sample_book(p, top, t, n, m.k, created)
+        self._sample_book(p, t, n, m.k, created)
 
     def _load(self, p: Product, m: Message, t: int, n: int, created: int) -> None:
         book = Book(m.changes)
-        top = book.top()
-        if top is not None and top["bid"] >= top["ask"]:
-            self.out.counts["crossed"] += 1
+        if book.crossed:
+            self.out.counts["crossed_snapshot"] += 1
             if p.book_state == SYNCED:
                 self._gap(p, t, t, n, m.k, created)
             p.book_state = RESYNCING
@@ -215,15 +224,16 @@ class Oracle:
         p.book, p.book_state = book, SYNCED
         if p.open_gap is not None:
             self._end_gap(p, p.open_gap, t, n, m.k, created)
-        self._sample_book(p, top, t, n, m.k, created)
+        self._sample_book(p, t, n, m.k, created)
 
-    def _sample_book(
-        self, p: Product, top: dict[str, float] | None, t: int, n: int, k: int, created: int
-    ) -> None:
-        if top is not None:
-            self._quote(p, top, t, n, k, created)
-            p.sample_times.append(t)
-            p.samples.append(top)
+    def _sample_book(self, p: Product, t: int, n: int, k: int, created: int) -> None:
+        top = p.book.top()
+        if top is None:
+            self.out.counts["one_sided"] += 1
+            return
+        self._quote(p, top, t, n, k, created)
+        p.sample_times.append(t)
+        p.samples.append(top)
 
     def _quote(self, p: Product, top: dict[str, Any], t: int, n: int, k: int, created: int) -> None:
         new = {name: top[name] for name in ("bid", "ask", "bid_size", "ask_size")}
@@ -248,7 +258,7 @@ class Oracle:
     def _ticker(self, p: Product, m: Message, t: int, line: Line, created: int) -> None:
         if p.quote_source == "tickers":
             if m.bid is None or m.ask is None:
-                self.out.counts["one_sided"] += (m.bid is None) != (m.ask is None)
+                self.out.counts["one_sided"] += 1
             elif m.bid >= m.ask:
                 self.out.counts["crossed"] += 1
             else:
@@ -303,10 +313,9 @@ def replay(
     """Replay a tape naively.
 
     ``only_rows`` is asked with the index of each row whether its features are wanted; the others carry None
-    there. The ``session`` is that of a foreign tape, ``now_ns`` the machine's clock.
+    there. The ``session`` is that of a foreign tape, ``now_ns`` the machine's clock (None: no bound).
     """
-    clock = time.time_ns() if now_ns is None else now_ns
-    oracle = Oracle(every_s, compute_every_n, windows, only_rows, clock)
+    oracle = Oracle(every_s, compute_every_n, windows, only_rows, now_ns)
     for line in read(lines, session):
         oracle.push(line)
     return oracle.out

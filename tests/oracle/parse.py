@@ -251,6 +251,8 @@ def _advanced(body: dict[str, Any]) -> list[Message]:
             found.append(Message(kind, _text(event, "product_id"), max(times, default=None), changes=changes))
     for k, message in enumerate(found):
         message.k = k
+    if channel == "market_trades":  # listed newest first (ADR 26)
+        found.sort(key=lambda message: message.trade_id or 0)
     return found
 
 

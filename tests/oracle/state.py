@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.oracle.book import Book
-from tests.oracle.parse import Line, Message
+from tests.oracle.parse import Message
 
 BOOK_CHANNELS = {"level2", "level2_batch", "level2_50", "l2_data"}
 TRADE_CHANNELS = {"matches", "market_trades"}
@@ -59,7 +59,7 @@ class Product:
     last_id: int | None = None
     book: Book = field(default_factory=Book)
     book_state: int = NONE
-    pending: tuple[Line, Message] | None = None
+    pending: Message | None = None
     coverage_start: int = 0
     open_gap: int | None = None
     last_gap: tuple[int, int] | None = None

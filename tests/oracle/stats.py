@@ -14,51 +14,76 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from feature_repo.contract import BY_NAME, PLAIN_STATS, WINDOWED_STATS
 
 S = 1_000_000_000
 Cells = dict[str, float | int | None]
 
 
+def exact_integers(values: Sequence[float]) -> tuple[list[int], int]:
+    """Return integers and the power of two that all are to be divided by to give the values, exactly."""
+    mantissas, exponents = np.frexp(np.asarray(values, dtype=np.float64))
+    powers = (exponents - 53).tolist()
+    least = min(0, *powers) if powers else 0
+    scaled = (mantissas * 2.0**53).astype(np.int64).tolist()
+    return [m << (e - least) for m, e in zip(scaled, powers, strict=True)], 1 << -least
+
+
 class Moments:
-    """Exact mean and central moments of doubles (or integers)."""
+    """Exact mean and central moments of doubles (or of integers below 2**53)."""
 
     def __init__(self, values: Sequence[float]) -> None:
-        ratios = [value.as_integer_ratio() for value in values]
-        unit = max((den for _, den in ratios), default=1)
-        ints = [num * (unit // den) for num, den in ratios]
-        self.n = n = len(ints)
-        self.constant = n > 0 and min(ints) == max(ints)
-        if n == 0:
-            return
-        squares = [i * i for i in ints]
-        s1, s2 = sum(ints), sum(squares)
-        self.total = Fraction(s1, unit)
-        self.sum_of_squares = Fraction(s2, unit**2)
-        self.mean = Fraction(s1, n * unit)
-        self.m2 = Fraction(n * s2 - s1 * s1, n**2 * unit**2)
-        self._parts = (ints, squares, s1, s2, unit)
+        self.ints, self.unit = exact_integers(values)
+        self.n = len(self.ints)
+        self.constant = self.n > 0 and min(self.ints) == max(self.ints)
+
+    def _sum(self, power: int) -> int:
+        if power == 1:
+            return sum(self.ints)
+        if power == 2:
+            return sum(i * i for i in self.ints)
+        return sum(i**power for i in self.ints)
+
+    @property
+    def total(self) -> Fraction:
+        """Sum."""
+        return Fraction(self._sum(1), self.unit)
+
+    @property
+    def mean(self) -> Fraction:
+        """Mean."""
+        return self.total / self.n
+
+    @property
+    def sum_of_squares(self) -> Fraction:
+        """Sum of the squares."""
+        return Fraction(self._sum(2), self.unit**2)
+
+    @property
+    def m2(self) -> Fraction:
+        """Population variance."""
+        n, s1 = self.n, self._sum(1)
+        return Fraction(n * self._sum(2) - s1 * s1, n**2 * self.unit**2)
 
     @property
     def m3(self) -> Fraction:
         """Third central moment."""
-        ints, squares, s1, s2, unit = self._parts
-        s3 = sum(a * b for a, b in zip(ints, squares, strict=True))
-        return Fraction(self.n**2 * s3 - 3 * self.n * s1 * s2 + 2 * s1**3, self.n**3 * unit**3)
+        n, s1, s2, s3 = self.n, self._sum(1), self._sum(2), self._sum(3)
+        return Fraction(n**2 * s3 - 3 * n * s1 * s2 + 2 * s1**3, n**3 * self.unit**3)
 
     @property
     def m4(self) -> Fraction:
         """Fourth central moment."""
-        ints, squares, s1, s2, unit = self._parts
-        s3 = sum(a * b for a, b in zip(ints, squares, strict=True))
-        s4 = sum(b * b for b in squares)
-        n = self.n
-        return Fraction(n**3 * s4 - 4 * n**2 * s1 * s3 + 6 * n * s1**2 * s2 - 3 * s1**4, n**4 * unit**4)
+        n, s1, s2, s3, s4 = self.n, self._sum(1), self._sum(2), self._sum(3), self._sum(4)
+        top = n**3 * s4 - 4 * n**2 * s1 * s3 + 6 * n * s1**2 * s2 - 3 * s1**4
+        return Fraction(top, n**4 * self.unit**4)
 
 
 def mean_abs(values: Sequence[float], about: float = 0.0) -> float:
     """Mean distance of the values from ``about``."""
-    return math.fsum(abs(v - about) for v in values) / len(values) if values else 0.0
+    return float(np.abs(np.asarray(values) - about).mean()) if values else 0.0
 
 
 class Sheet:
@@ -106,12 +131,10 @@ def price_stats(sheet: Sheet, prices: Sequence[float]) -> None:
     sheet.put("price_momentum", ratio - 1 if n else None, (ratio + 1) / 2)
     if n < 2:
         return sheet.put("price_trend", None)
-    ratios = [p.as_integer_ratio() for p in prices]
-    unit = max(den for _, den in ratios)
-    ints = [num * (unit // den) for num, den in ratios]
+    ints, unit = exact_integers(prices)
     si, sii = n * (n - 1) // 2, (n - 1) * n * (2 * n - 1) // 6
     slope = Fraction(n * sum(i * p for i, p in enumerate(ints)) - si * sum(ints), (n * sii - si * si) * unit)
-    mean = Fraction(sum(ints), n * unit)
+    mean = Moments(prices).mean
     middle, spread = (n - 1) / 2, float(Fraction(n * sii - si * si, n))
     terms = [abs(i - middle) * p / spread / float(mean) for i, p in enumerate(prices)]
     sheet.put("price_trend", float(slope / mean), math.fsum(terms) / n)
@@ -160,7 +183,7 @@ def trade_stats(sheet: Sheet, window_s: int, trades: Sequence[tuple[float, str |
 
 def timing_stats(sheet: Sheet, window_s: int, times: Sequence[int]) -> None:
     """Fill in the group over the tickers' effective times."""
-    gaps = [b - a for a, b in pairwise(times)]
+    gaps: list[float] = [b - a for a, b in pairwise(times)]
     m = Moments(gaps)
     mean = float(m.mean / S) if gaps else None
     sheet.put("avg_tick_interval", mean, mean or 0.0)

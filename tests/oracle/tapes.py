@@ -236,6 +236,21 @@ def two_sessions() -> list[bytes]:
     return out
 
 
+def changed_source(*, quiet_start: bool = False) -> list[bytes]:
+    """A session of a book, then one of tickers alone (the open gap ends there), then a book again."""
+    book = [snapshot([(99, 1)], [(101, 2)])]
+    book += [update(START_NS + i * S, ("buy", 99 + i % 3 / 4, i % 4)) for i in range(1, 8)]
+    alone = [quoted(START_NS + (12 + i) * S, 100 + i % 3, sizes=(1, 2)) for i in range(8)]
+    again = [m | ({"time": iso(START_NS + (25 + i) * S)} if "time" in m else {}) for i, m in enumerate(book)]
+    out = list[bytes]()
+    for part, (session, messages) in enumerate((("a" * 16, book), ("b" * 16, alone), ("c" * 16, again))):
+        start = START_NS + (0, 11, 24)[part] * S
+        first = [heartbeat(start), heartbeat(start + 500 * MS)] if quiet_start else []
+        for i, message in enumerate([*first, *messages]):
+            out.append(envelope(message, (_event_ns(message) or start + 800 * MS) + 20 * MS, session, i + 1))
+    return out
+
+
 # feeds ----------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +297,21 @@ def adversarial_book() -> list[bytes]:
     return out
 
 
+def book_after_tickers(*, timed: bool = False) -> list[bytes]:
+    """Tickers first, changes that are ignored, then a snapshot: the book takes over as the source of quotes."""
+    messages: list[dict[str, Any]] = [quoted(START_NS + i * 800 * MS, 100 + i % 3, sizes=(1, 2)) for i in range(9)]
+    messages.insert(4, update(START_NS + 2500 * MS, ("buy", 99, 1)))
+    messages.append(snapshot([(99, 1), (98, 2)], [(100, 4), (103, 1)]))
+    for i in range(12):
+        t = START_NS + (10 + i) * S
+        messages += [update(t, ("buy", 99 + i % 2 / 2, 1 + i)), quoted(t + 5 * MS, 100 + i % 4, sizes=(3, 4))]
+    out, t = list[bytes](), START_NS
+    for message in messages:
+        t = _event_ns(message) or t + 1200 * MS
+        out.append(wrapped(message, t) if timed else line(message))
+    return out
+
+
 def timed_snapshots() -> list[bytes]:
     """The book with receive times: snapshots take effect as they come, changes trail them."""
     out, t = list[bytes](), START_NS
@@ -323,11 +353,20 @@ def odd_tickers() -> list[bytes]:
     cases: list[dict[str, Any]] = [
         {"bid": 99, "ask": 101}, {"bid": 101, "ask": 101}, {"bid": 102, "ask": 101}, {"bid": 99}, {"ask": 101}, {},
         {"bid": 99, "ask": 101, "sizes": (0, 1)}, {"bid": 99, "ask": 101, "sizes": (1, 1)},
-        {"bid": 99, "ask": 101, "sizes": (1, 1)}, {"bid": 99, "ask": 101, "trade": (5, 0, "buy")},
+        {"bid": 99, "ask": 101, "sizes": (1, 1)}, {"bid": 99, "ask": 101, "trade": (5, 1e-8, "buy")},
         {"bid": 99, "ask": 100, "trade": (6, 2, "sell")}, {"bid": 99, "ask": 101, "trade": (8, 2, "buy")},
         {"bid": 99, "ask": 101, "trade": (8, 2, "buy")}, {"bid": 99, "ask": 101, "trade": (3, 1, "buy")},
     ]  # fmt: skip
     return [line(ticker(START_NS + i * 1300 * MS, 100 + i, **case)) for i, case in enumerate(cases)]
+
+
+def trades_of_nothing() -> list[bytes]:
+    """Matches and tickers whose size is 0: no number that ADR 1 (22) calls bad."""
+    sizes = (1, 0, 2, 0)
+    out = [line(match(START_NS + i * S, i + 1, size=q)) for i, q in enumerate(sizes)]
+    sold = [(START_NS + 5 * S + i, (i + 1, q, "buy")) for i, q in enumerate(sizes)]
+    out += [line(quoted(t, 50.0, product="X-USD", trade=trade)) for t, trade in sold]
+    return [*out, line(quoted(START_NS + 5 * S, 100.0))]
 
 
 def two_products(n: int = 200) -> list[bytes]:
@@ -364,6 +403,7 @@ TAPES: dict[str, Callable[[], list[bytes]]] = {
     "reordered": lambda: disordered(250), "late": lambda: disordered(2000), "grace_edge": grace_edge,
     "future": from_the_future, "repeated_n": repeated_numbers, "two_sessions": two_sessions,
     "book": adversarial_book, "book_with_receive_times": timed_snapshots,
+    "book_after_tickers": book_after_tickers, "book_after_tickers_timed": lambda: book_after_tickers(timed=True),
     "matches_and_tickers": matches_and_tickers, "heartbeats_only": heartbeats_only, "odd_tickers": odd_tickers,
     "two_products": two_products, "bursts": bursts,
 }  # fmt: skip
