@@ -1,0 +1,388 @@
+"""The whole job by itself, once: tape → tables → Feast → models → champion → forecasts over HTTP → drift report.
+
+Nothing here is special to the demonstration but the generated tape and the ``--force "demo"`` that is said openly: each
+step calls what the command of its name calls. Only data of its own sessions is trained on, so it can run beside other
+data; run again, it adds no rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from feature_repo.contract import FEATURE_NAMES
+from feature_repo.errors import InsufficientDataError, PromotionRefused, StoreError
+from infra.settings import ROOT, child_environment, settings
+
+if TYPE_CHECKING:
+    from ingestion.replay import Summary
+    from training.train import TrainReport
+
+SEED = 7
+SECONDS = 4 * 3600
+"""Length of the generated tape: long enough for a purged split of three blocks."""
+READY_S = 60.0
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What the demonstration made; members stay empty from where it had to stop.
+
+    Attributes
+    ----------
+    generated
+        Whether the tape was generated.
+    refusal
+        Why it went no further, where it did not.
+    forced
+        The gate's objections that ``--force "demo"`` overrode.
+    """
+
+    generated: bool
+    replayed: Summary | None = None
+    trained: TrainReport | None = None
+    champion: str = ""
+    forced: str = ""
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    drift_page: str = ""
+    refusal: str = ""
+    seconds: float = 0.0
+
+
+class Steps:
+    """Prints each step with what came of it and how long it took."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+
+    def do(self, name: str, work: Callable[[], T], said: Callable[[T], str]) -> T:
+        """Do one step and print its line."""
+        self._done += 1
+        began = time.perf_counter()
+        print(f"[{self._done}/{self._total}] {name:<13}", end="", flush=True)
+        try:
+            result = work()
+        except BaseException:
+            print("stopped", flush=True)
+            raise
+        print(f"{said(result):<78}{time.perf_counter() - began:6.1f} s", flush=True)
+        return result
+
+
+def run(tapes: Sequence[Path] = (), *, keep: bool = False) -> Outcome:
+    """Run the demonstration.
+
+    Parameters
+    ----------
+    tapes
+        Tapes to use; none generates one.
+    keep
+        Keep the service and its Redis running until Ctrl-C.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    InputError, StoreError
+        If a tape or a store can't be used at all.
+    """
+    from infra.embedded import ensure_redis
+
+    began = time.perf_counter()
+    outcome = Outcome(generated=not tapes)
+    steps = Steps(9)
+    os.environ["VOLSPIKE_CLOCK"] = "stream"
+    settings.cache_clear()
+    with ExitStack() as stack:
+        files = list(tapes) or [
+            steps.do("market", _market, lambda p: f"{p.name}, generated: no evidence about a market")
+        ]
+        if tapes:
+            steps.do("tapes", lambda: None, lambda _: ", ".join(p.name for p in tapes))
+        outcome.replayed = steps.do("replay", lambda: _replay(files), _said_replay)
+        stack.enter_context(ensure_redis())
+        steps.do("feast apply", _apply, lambda _: f"1 view of {len(FEATURE_NAMES)} features, 4 services")
+        url = ""
+        try:
+            outcome.trained = steps.do("train", lambda: _train(outcome), _said_train)
+            steps.do("promote", lambda: _promote(outcome), lambda text: text)
+        except InsufficientDataError as error:
+            outcome.refusal = str(error)
+        steps.do("materialize", _materialize, lambda rows: f"newest row of {len(rows)} products in Redis")
+        if outcome.trained is not None:
+            url = steps.do("service", lambda: stack.enter_context(_service()), lambda at: f"bentoml serve at {at}")
+            products = sorted(outcome.trained.tau)
+            outcome.answers = steps.do("predict", lambda: _ask(url, products), _said_answers)
+        try:
+            outcome.drift_page = steps.do(
+                "drift", lambda: _drift(outcome), lambda page: f"early against late: {Path(page).name}"
+            )
+        except InsufficientDataError as error:
+            outcome.refusal = outcome.refusal or str(error)
+        outcome.seconds = time.perf_counter() - began
+        show(outcome)
+        if keep and url:
+            print(f"\nthe service stays at {url} until Ctrl-C", flush=True)
+            _until_interrupted()
+    return outcome
+
+
+def _market() -> Path:
+    """Generate the tape on one core while the other compiles the kernel."""
+    from ingestion.market import PRODUCTS, tape_name
+
+    folder = settings().data / "raw"
+    path = folder / tape_name(SEED, SECONDS, PRODUCTS)
+    maker = None
+    if not path.exists():
+        command = [sys.executable, "-m", "ingestion.market", "--seed", str(SEED), "--seconds", str(SECONDS)]
+        maker = subprocess.Popen(
+            [*command, "--out", str(path)],
+            cwd=ROOT,
+            env=child_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    _compile()
+    if maker is not None:
+        _, said = maker.communicate()
+        if maker.returncode:
+            raise StoreError(f"{path} could not be generated: {said.decode().strip().splitlines()[-1:]}")
+    return path
+
+
+def _compile() -> None:
+    from ingestion.kernel import stream_rows
+
+    ticker = (
+        b'{"type":"ticker","product_id":"A-B","price":"1","best_bid":"1","best_ask":"2","time":"2025-01-01T00:00:00Z"}'
+    )
+    stream_rows([ticker])
+
+
+def _replay(files: Sequence[Path]) -> Summary:
+    from ingestion.replay import replay
+
+    return replay(files)
+
+
+def _said_replay(summary: Summary) -> str:
+    types = sum(n for k, n in summary.counts.items() if k in ("ticker", "match", "l2update", "l2_data", "heartbeat"))
+    new = "" if summary.rows_added == summary.rows else f" ({summary.rows_added:,} new)"
+    return f"{types:,} messages → {summary.rows:,} rows{new}, {summary.quotes:,} quotes"
+
+
+def _apply() -> None:
+    from feature_repo.store import apply
+
+    apply()
+
+
+def _train(outcome: Outcome) -> TrainReport:
+    from training.options import TrainOptions
+    from training.train import train
+
+    assert outcome.replayed is not None  # noqa: S101 - the step before
+    return train(TrainOptions(sessions=tuple(dict.fromkeys(outcome.replayed.sessions))))
+
+
+def _said_train(report: TrainReport) -> str:
+    rows = sum(block["rows"] for block in report.blocks.values())
+    return f"{len(report.models)} models on {rows:,} rows × {report.features} features, logged to MLflow"
+
+
+def _promote(outcome: Outcome) -> str:
+    from training.registry import promote
+
+    assert outcome.trained is not None  # noqa: S101 - the step before
+    best = outcome.trained.best
+    try:
+        deployed = promote(best.run_id)
+    except PromotionRefused as refusal:
+        outcome.forced = str(refusal).split(". Version")[0]
+        deployed = promote(best.run_id, force="demo")
+    outcome.champion = f"{best.kind}, version {deployed.version}"
+    return outcome.champion + (', by --force "demo"' if outcome.forced else "")
+
+
+def _materialize() -> dict[str, Any]:
+    from ingestion.online import materialize
+
+    return dict(materialize())
+
+
+@contextmanager
+def _service() -> Iterator[str]:
+    """Run ``bentoml serve`` as a newcomer would, on a free port where the usual one is taken."""
+    port = settings().service_port if _free(settings().service_port) else _any_port()
+    url = f"http://127.0.0.1:{port}"
+    log = settings().run / "service.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = child_environment(VOLSPIKE_SERVICE_PORT=str(port))
+    command = [str(Path(sys.executable).with_name("bentoml")), "serve"]
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        _wait_ready(server, url, log)
+        yield url
+    finally:
+        server.terminate()
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _wait_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise StoreError(f"the service ended with code {server.returncode}; see {log}")
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=1):  # noqa: S310 - our own loopback address
+                return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.1)
+    raise StoreError(f"the service was not ready within {READY_S:.0f} s; see {log}")
+
+
+def _ask(url: str, products: Sequence[str]) -> list[dict[str, Any]]:
+    answers = []
+    for product in products:
+        body = json.dumps({"product_id": product}).encode()
+        request = urllib.request.Request(  # noqa: S310 - our own loopback address
+            f"{url}/predict", body, {"content-type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                answers.append(json.load(answer))
+        except urllib.error.HTTPError as error:
+            answers.append({"product_id": product, **json.load(error)})
+    return answers
+
+
+def _said_answers(answers: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{a['product_id']} {a['status']}" for a in answers)
+
+
+def _drift(outcome: Outcome) -> str:
+    import polars as pl
+
+    from monitoring import drift, drift_inputs
+
+    assert outcome.replayed is not None  # noqa: S101 - an earlier step
+    rows = drift_inputs.rows([], trigger="grid", min_coverage_s=None)
+    if "session" in rows.columns:
+        rows = rows.filter(pl.col("session").is_in(outcome.replayed.sessions))
+    early, late = drift_inputs.halves(rows)
+    return drift.report(early, late, out=settings().reports, name="drift-early-late").groups[0].html
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _any_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _until_interrupted() -> None:
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("stopping")
+
+
+def show(outcome: Outcome) -> None:
+    """Print the summary: what was made and where, the models, the forecasts, what to try next."""
+    from infra.tables_view import table
+
+    print()
+    report = outcome.trained
+    if report is not None:
+        rows = [
+            [
+                model.kind + (" ◄ champion" if outcome.champion.startswith(model.kind) else ""),
+                *(
+                    model.metrics["test"][name]
+                    for name in ("pr_auc", "prevalence", "roc_auc", "f1", "precision", "recall")
+                ),
+            ]
+            for model in report.models
+        ]
+        table(
+            "models, on the test block", ["model", "PR-AUC", "prevalence", "ROC-AUC", "F1", "precision", "recall"], rows
+        )
+        blocks = ", ".join(f"{name} {b['rows']:,} rows, {b['episodes']} episodes" for name, b in report.blocks.items())
+        print(f"{blocks}; {report.lost:,} rows purged between them")
+    if outcome.forced:
+        print(f'The gate refused: {outcome.forced}. It was overridden by --force "demo", which is on record.')
+    if outcome.answers:
+        print()
+        table(
+            "forecasts, POST /predict",
+            ["product", "P(spike in 60 s)", "spike", "tau", "event time", "status"],
+            [
+                [
+                    a["product_id"],
+                    a.get("spike_probability"),
+                    {True: "yes", False: "no"}.get(a.get("spike", ""), "–"),
+                    a.get("tau"),
+                    a.get("event_time"),
+                    a["status"],
+                ]
+                for a in outcome.answers
+            ],
+        )
+    for reason in report.refused.values() if report is not None else ():
+        print(f"left out: {reason}")
+    if outcome.refusal:
+        print(f"\nNo further than this, and rightly so: {outcome.refusal}")
+    print("\nmade")
+    print(f"  tables and models   {_short(settings().data)}")
+    if outcome.replayed is not None and outcome.replayed.dead_letters:
+        print(f"  rejected messages   {_short(Path(outcome.replayed.dead_letters))}")
+    if report is not None:
+        print(f"  runs and registry   {settings().mlflow_uri.replace(str(ROOT) + '/', '')}")
+    if outcome.drift_page:
+        print(f"  drift report        {_short(Path(outcome.drift_page))}")
+    print("next, with .venv/bin on the PATH")
+    if report is not None:
+        print("  mlflow ui                      the runs, their curves and their artefacts")
+        print("  VOLSPIKE_CLOCK=stream bentoml serve      the champion over HTTP, on the tape's own time")
+    print("  volspike replay --raw FILE     your own recording into the tables, then: volspike train")
+    if outcome.generated:
+        print("The market was generated: these figures show that the parts fit, and nothing about any market.")
+    print(f"done in {outcome.seconds:.0f} s; nothing is left running")
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(ROOT))
+    except ValueError:
+        return str(path)
