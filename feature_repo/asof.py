@@ -4,7 +4,7 @@
 
     feature rows of one key   ──●────●──────●●───────●────►  event time
                                              │└ same event time: the greatest created timestamp wins,
-                                             │  of those the row written last
+                                             │  of those the greatest row id, of those the row written last
     asked                     ──────────────────▲─────────
                                      ◄── ttl ──►│            a row exactly ttl old still counts
 
@@ -40,6 +40,7 @@ def asof_rows(
     *,
     ttl_ns: int | None = None,
     created_cut: bool = False,
+    ties: Sequence[str] = (),
 ) -> pl.Series:
     """Find, for each asked key and time, the number of the feature row that was valid then.
 
@@ -55,6 +56,9 @@ def asof_rows(
         Greatest age in ns, included; None or 0 for no bound.
     created_cut
         Leave out rows created after the asked time, and rows of unknown creation.
+    ties
+        Integer columns of ``rows`` that decide between rows equal in key, time and creation: the greatest wins, the
+        first column before the second. A table whose files have no order needs them to answer always the same.
 
     Returns
     -------
@@ -67,7 +71,10 @@ def asof_rows(
         return _nulls(answer)
     asked_time, row_time = _ints(asked, TIME), _ints(rows, TIME)
     created = _ints(rows, CREATED) if CREATED in rows.columns else np.full(rows.height, _UNKNOWN)
+    finer = [_ints(rows, name) for name in ties]
     for here, there in _groups(asked, rows, list(keys)):
+        for values in reversed(finer):
+            there = there[np.argsort(values[there], kind="stable")]
         since, best = _known(there, row_time, created, created_cut and CREATED in rows.columns)
         at = np.searchsorted(since, asked_time[here], side="right") - 1
         found = at >= 0

@@ -56,7 +56,6 @@ spike_features = FeatureView(
     ],
     source=spike_push,
     online=True,
-    offline=True,
     description="All features of the contract.",
 )
 

@@ -23,11 +23,11 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel
 from feast.utils import compute_non_entity_date_range
 
-from feature_repo.asof import CREATED, TIME, asof_rows
+from feature_repo.asof import TIME, asof_rows
 from feature_repo.entities import given, nanoseconds_of, of_range
 from feature_repo.errors import ContractError, InputError
-from feature_repo.retrieval import PolarsRetrievalJob, ViewColumns, between, fetch, join, nanoseconds
-from feature_repo.source import scan
+from feature_repo.retrieval import PolarsRetrievalJob, ViewColumns, between, fetch, join, known_rows
+from feature_repo.source import scan, tie_columns
 from feature_repo.writing import append_rows
 
 
@@ -131,12 +131,13 @@ class PolarsOfflineStore(OfflineStore):  # type: ignore[misc]
         def evaluate() -> pa.Table:
             source = scan(data_source, config.repo_path)
             rows = between(source, timestamp_field, _moment(start_date), _moment(end_date))
-            created = [nanoseconds(source, created_timestamp_column).alias(CREATED)] if created_timestamp_column else []
-            known = rows.select(*join_key_columns, nanoseconds(source, timestamp_field).alias(TIME), *created).collect()
+            ties = tie_columns(data_source)
+            keys = [(name, name) for name in join_key_columns]
+            known = known_rows(rows, keys, timestamp_field, created_timestamp_column, ties)
             newest = known.group_by(join_key_columns, maintain_order=True).agg(pl.col(TIME).max())
             if not join_key_columns:
                 newest = known.select(pl.col(TIME).max())
-            chosen = asof_rows(newest, known, join_key_columns).drop_nulls()
+            chosen = asof_rows(newest, known, join_key_columns, ties=ties).drop_nulls()
             columns = _unique(join_key_columns, feature_name_columns, [timestamp_field, created_timestamp_column])
             table = pa.table(dict(fetch(rows, [(c, c) for c in columns], chosen, known.height)))
             if not join_key_columns:

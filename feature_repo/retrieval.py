@@ -28,7 +28,7 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from feature_repo.asof import CREATED, TIME, asof_rows
 from feature_repo.errors import ContractError, InputError, StoreError
-from feature_repo.source import location, scan
+from feature_repo.source import location, scan, tie_columns
 
 BLOCK_CELLS = 1 << 24
 """Cells read at once: 128 MB of float64. Smaller blocks open every file of the table more often."""
@@ -52,6 +52,7 @@ class ViewColumns:
     features: tuple[tuple[str, str], ...]
     time: str
     created: str | None
+    ties: tuple[str, ...]
     ttl_ns: int | None
 
     @classmethod
@@ -79,6 +80,7 @@ class ViewColumns:
             features=tuple((spelled.get(f, f), prefix + f) for f in wanted),
             time=spelled.get(source.timestamp_field, source.timestamp_field),
             created=created and spelled.get(created, created),
+            ties=tie_columns(source),
             ttl_ns=ttl_ns,
         )
         columns._check()
@@ -104,16 +106,29 @@ def join(asked: pl.DataFrame, view: ViewColumns, *, created_cut: bool) -> Iterat
         The view's keys as the entity table names them, and :data:`~feature_repo.asof.TIME` (int64 ns).
     """
     rows = between(view.rows, view.time, *_span(asked, view.ttl_ns))
-    known = rows.select(
-        *(pl.col(column).alias(name) for column, name in view.keys),
-        nanoseconds(view.rows, view.time).alias(TIME),
-        *([nanoseconds(view.rows, view.created).alias(CREATED)] if view.created else []),
-    ).collect()
+    known = known_rows(rows, view.keys, view.time, view.created, view.ties)
     names = [name for _, name in view.keys]
-    chosen = asof_rows(_like(asked, known, names), known, names, ttl_ns=view.ttl_ns, created_cut=created_cut)
+    chosen = asof_rows(
+        _like(asked, known, names), known, names, ttl_ns=view.ttl_ns, created_cut=created_cut, ties=view.ties
+    )
     height = known.height
     del known
     yield from fetch(rows, view.features, chosen, height)
+
+
+def known_rows(
+    rows: pl.LazyFrame, keys: Sequence[tuple[str, str]], time: str, created: str | None, ties: Sequence[str]
+) -> pl.DataFrame:
+    """Collect what :func:`~feature_repo.asof.asof_rows` asks of feature rows: keys, times in ns, ties as integers."""
+    known = rows.select(
+        *(pl.col(column).alias(name) for column, name in keys),
+        nanoseconds(rows, time).alias(TIME),
+        *([nanoseconds(rows, created).alias(CREATED)] if created else []),
+        *ties,
+    ).collect()
+    text = [name for name in ties if known.schema[name] == pl.String]
+    order = {name: pl.Enum(known.get_column(name).unique().sort().drop_nulls()) for name in text}
+    return known.with_columns(pl.col(name).cast(dtype).to_physical() for name, dtype in order.items())
 
 
 def fetch(

@@ -20,7 +20,7 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.protos.feast.core.DataSource_pb2 import DataSource as DataSourceProto
 from feast.type_map import pa_to_feast_value_type
 
-from feature_repo.contract import FEATURES, ROW_COLUMNS, VIEW
+from feature_repo.contract import ENTITY, FEATURES, ROW_COLUMNS, ROW_ID, VIEW
 from feature_repo.errors import ContractError, StoreError
 from infra.settings import settings
 
@@ -158,6 +158,11 @@ def scan(source: DataSource, repo: Path | None) -> pl.LazyFrame:
             f"source {source.name}: no Delta table at {path}; make its first rows with `volspike replay --raw TAPE`, "
             f"or point VOLSPIKE_DATA at the folder that has them"
         ) from None
+
+
+def tie_columns(source: DataSource) -> tuple[str, ...]:
+    """Columns that decide between rows equal in key and times; files of a Delta table have no order to go by."""
+    return tuple(name for name in ROW_ID if name != ENTITY) if _is_rows(source) else ()
 
 
 def _is_rows(source: DataSource) -> bool:

@@ -44,8 +44,8 @@ def append_rows(source: DataSource, rows: pa.Table, repo: Path | None) -> int:
         raise ContractError(f"source {source.name}: {path} is not a Delta table; only Delta tables can be appended to")
     ours = isinstance(source, DeltaTableSource) and source.table == VIEW
     rows = _fitted(rows, row_schema() if ours else arrow_schema(source, repo), source.name)
-    if ours and Path(path, "_delta_log").is_dir():
-        rows = _unknown(rows, source, repo)
+    if ours and rows.num_rows:
+        rows = _unknown(rows, source, repo, Path(path, "_delta_log").is_dir())
     if not rows.num_rows:
         return 0
     from deltalake import WriterProperties, write_deltalake
@@ -63,7 +63,9 @@ def append_rows(source: DataSource, rows: pa.Table, repo: Path | None) -> int:
 
 
 def _fitted(rows: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
-    extra, missing = set(rows.column_names) - set(schema.names), set(schema.names) - set(rows.column_names)
+    # store.push converts its data frame with the index, which is a column where it isn't plain 0, 1, 2, …
+    given = {column for column in rows.column_names if not column.startswith("__index_level_")}
+    extra, missing = given - set(schema.names), set(schema.names) - given
     if extra or missing:
         raise ContractError(f"table {name}: missing columns {sorted(missing)}, unknown columns {sorted(extra)}")
     columns = []
@@ -82,11 +84,13 @@ def _fitted(rows: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _unknown(rows: pa.Table, source: DataSource, repo: Path | None) -> pa.Table:
-    frame = pl.DataFrame(pl.from_arrow(rows.select([*ROW_ID, "row_time"]))).with_row_index()
-    first, last = (int(t.cast(pa.int64()).as_py()) * 1000 for t in pc.min_max(rows.column("row_time")).values())
-    there = between(scan(source, repo), "row_time", first, last).select(ROW_ID).collect()
-    fresh = frame.join(there, on=list(ROW_ID), how="anti", maintain_order="left").unique(
-        list(ROW_ID), keep="first", maintain_order=True
-    )
+def _unknown(rows: pa.Table, source: DataSource, repo: Path | None, exists: bool) -> pa.Table:
+    """Keep the first row of each row id, of those that the table doesn't hold."""
+    keys = list(ROW_ID)
+    given = pl.DataFrame(pl.from_arrow(rows.select(keys))).with_row_index()
+    fresh = given.unique(keys, keep="first", maintain_order=True)
+    if exists:
+        first, last = (int(t.cast(pa.int64()).as_py()) * 1000 for t in pc.min_max(rows.column("row_time")).values())
+        there = between(scan(source, repo), "row_time", first, last).select(keys).collect()
+        fresh = fresh.join(there, on=keys, how="anti", maintain_order="left")
     return rows.take(fresh.get_column("index").to_arrow())

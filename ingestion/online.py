@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 TIME = "row_time"
 CREATED = "created_timestamp"
+_NEEDED = frozenset({ENTITY, TIME, CREATED, *FEATURE_NAMES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,14 @@ class OnlineTable:
         self._store = get_online_store_from_config(self._config.online_store)
         self._view = spike_features
         self._value, self._entity_key = Value, EntityKey
-        self._of: dict[str, Callable[[Any], Any]] = {"float64": self._double, "int64": self._int}
+        encode: dict[str, Callable[[Any], Any]] = {"float64": self._double, "int64": self._int}
+        self._columns = [(f.name, encode[f.dtype]) for f in FEATURES]
         nodes = [part for part in self._config.online_store.connection_string.split(",") if "=" not in part]
         self.address = ",".join(nodes)
 
     def write(self, rows: pa.Table) -> int:
         """Write the newest row of each product; see :func:`write_rows`."""
-        lacking = [name for name in (ENTITY, TIME, CREATED, *FEATURE_NAMES) if name not in rows.column_names]
+        lacking = sorted(_NEEDED.difference(rows.column_names))
         if lacking:
             raise ContractError(
                 f"rows: no column {lacking[:5]} ({len(lacking)} lacking); expected the contract's columns"
@@ -72,8 +74,8 @@ class OnlineTable:
         if not rows.num_rows:
             return 0
         encoded = [
-            (f.name, [None if x is None else self._of[f.dtype](x) for x in rows.column(f.name).to_pylist()])
-            for f in FEATURES
+            (name, [None if x is None else encode(x) for x in rows.column(name).to_pylist()])
+            for name, encode in self._columns
         ]
         data = [
             (
