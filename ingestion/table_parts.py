@@ -2,8 +2,9 @@
 
 A part is a file that no commit names yet, so readers never see it, and what a kill leaves behind is only an orphan for
 ``tables.vacuum``. Encodings were measured (``tests/benchmarks/bench_tables.py``): floats and whole numbers of a market
-hardly ever repeat, so a dictionary costs most of the time and saves nothing; splitting the bytes of floats lets LZ4
-find the still ones in less CPU time than zstd. ``tables.compact`` rewrites the parts with zstd later.
+hardly ever repeat, so a dictionary costs most of the time and saves nothing; counters and times are packed as
+differences; splitting the bytes of floats lets LZ4 find the still ones, at 1.5 to 2 times the speed of zstd 1 and 7 %
+more bytes. ``tables.compact`` rewrites the parts with zstd later.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def write_part(folder: Path, rows: pa.Table) -> AddAction:
             compression="lz4",
             row_group_size=ROW_GROUP_ROWS,
             use_dictionary=[f.name for f in rows.schema if _is_text(f.type)],
-            use_byte_stream_split=[f.name for f in rows.schema if pa.types.is_floating(f.type)],
+            column_encoding={f.name: e for f in rows.schema if (e := _encoding(f.type))},
             write_statistics=[name for name in STATS_COLUMNS if name in rows.column_names],
             store_schema=False,
         )
@@ -91,6 +92,14 @@ def write_part(folder: Path, rows: pa.Table) -> AddAction:
         data_change=True,
         stats=json.dumps(_stats(rows)),
     )
+
+
+def _encoding(dtype: pa.DataType) -> str | None:
+    if pa.types.is_floating(dtype):
+        return "BYTE_STREAM_SPLIT"
+    if pa.types.is_integer(dtype) or pa.types.is_timestamp(dtype):
+        return "DELTA_BINARY_PACKED"
+    return None
 
 
 def _is_text(dtype: pa.DataType) -> bool:
