@@ -14,6 +14,7 @@ from tests.oracle.state import Result
 
 ROW_FIELDS = ("session", "n", "k", "trigger", "event_time_ns", "row_time_us", "created_us")
 QUOTE_FIELDS = ("session", "n", "k", "kind", "event_time_ns", "created_us", "bid", "ask", "bid_size", "ask_size")
+_CREATED, _KIND = QUOTE_FIELDS.index("created_us"), QUOTE_FIELDS.index("kind")
 
 
 def _columns(table: pa.Table, names: Iterable[str]) -> list[tuple[Any, ...]]:
@@ -44,11 +45,30 @@ def _series(name: str, fields: tuple[str, ...], got: dict[str, list[Any]], want:
             yield f"{name} {product}: kernel has {len(a)}, oracle {len(b)}"
 
 
+def _edge_without_created(quote: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Leave created_timestamp to :func:`edge_differences` where the row is the edge of a gap."""
+    return quote if quote[_KIND] == "quote" else (*quote[:_CREATED], None, *quote[_CREATED + 1 :])
+
+
 def close(got: float | int | None, want: float | int | None, scale: float) -> bool:
     """|a − b| ≤ 1e-9·|b| + 1e-12·scale, null exactly where null."""
     if got is None or want is None:
         return got is want
     return math.isfinite(got) and abs(got - want) <= 1e-9 * abs(want) + 1e-12 * scale
+
+
+def edge_differences(quotes: pa.Table, oracle: Result) -> list[str]:
+    """List the edges of gaps whose created_timestamp differs."""
+    edges = [q for q in quotes.to_pylist() if q["kind"] != "quote"]
+    got = {(q["product_id"], q["n"], q["k"], q["kind"]): q["created_timestamp"] for q in edges}
+    found = []
+    for q in oracle.quotes:
+        if q["kind"] != "quote":
+            key = (q["product_id"], q["n"], q["k"], q["kind"])
+            created = round(got[key].timestamp() * 1e6) if key in got else None
+            if created != q["created_us"]:
+                found.append(f"created of {key}: kernel {created}, oracle {q['created_us']}")
+    return found
 
 
 def differences(rows: pa.Table, quotes: pa.Table, oracle: Result) -> list[str]:
@@ -59,9 +79,11 @@ def differences(rows: pa.Table, quotes: pa.Table, oracle: Result) -> list[str]:
         _by_product((r["product_id"] for r in oracle.rows), (tuple(r[f] for f in ROW_FIELDS) for r in oracle.rows)),
     ))  # fmt: skip
     found += _series(
-        "quote", QUOTE_FIELDS, _by_product(quotes["product_id"].to_pylist(), _columns(quotes, QUOTE_FIELDS)),
+        "quote", QUOTE_FIELDS,
+        _by_product(quotes["product_id"].to_pylist(), map(_edge_without_created, _columns(quotes, QUOTE_FIELDS))),
         _by_product(
-            (q["product_id"] for q in oracle.quotes), (tuple(q[f] for f in QUOTE_FIELDS) for q in oracle.quotes)
+            (q["product_id"] for q in oracle.quotes),
+            (_edge_without_created(tuple(q[f] for f in QUOTE_FIELDS)) for q in oracle.quotes),
         ),
     )  # fmt: skip
     where = {key: i for i, key in enumerate(_columns(rows, ("product_id", "session", "n", "k")))}

@@ -89,7 +89,7 @@ class Oracle:
             p.heartbeat_seen = False
         self._fix_sources(session, p, m)
         if m.kind == "continuity":
-            p.last_id = m.trade_id if p.last_id is None else max(p.last_id, m.trade_id or 0)
+            p.last_id = m.trade_id
             return
         if m.kind == "update" and m.time_ns is None:
             return

@@ -360,15 +360,6 @@ def odd_tickers() -> list[bytes]:
     return [line(ticker(START_NS + i * 1300 * MS, 100 + i, **case)) for i, case in enumerate(cases)]
 
 
-def trades_of_nothing() -> list[bytes]:
-    """Matches and tickers whose size is 0: no number that ADR 1 (22) calls bad."""
-    sizes = (1, 0, 2, 0)
-    out = [line(match(START_NS + i * S, i + 1, size=q)) for i, q in enumerate(sizes)]
-    sold = [(START_NS + 5 * S + i, (i + 1, q, "buy")) for i, q in enumerate(sizes)]
-    out += [line(quoted(t, 50.0, product="X-USD", trade=trade)) for t, trade in sold]
-    return [*out, line(quoted(START_NS + 5 * S, 100.0))]
-
-
 def two_products(n: int = 200) -> list[bytes]:
     """Two products interleaved, one with a book and matches, one with tickers alone."""
     rng = random.Random(7)

@@ -63,10 +63,6 @@ def test_without_receive_time_the_clock_bounds_event_times() -> None:
     check(tapes.constant(40), features_of=5, now_ns=tapes.START_NS + 10 * tapes.S)
 
 
-def test_a_trade_of_size_zero() -> None:
-    check(tapes.trades_of_nothing())
-
-
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(streams())
 def test_on_random_streams(lines: list[bytes]) -> None:
