@@ -17,7 +17,8 @@ import zstandard
 from feature_repo.errors import InputError
 
 SUFFIXES: Final = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz", ".ndjson.zst", ".jsonl.zst")
-_BLOCK: Final = 1 << 22
+_BLOCK: Final = 1 << 20
+"""Bytes read at once: what is decoded from them stays in the second-level cache."""
 
 
 @dataclass(frozen=True, slots=True)

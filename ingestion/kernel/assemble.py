@@ -98,14 +98,14 @@ class Assembler:
             return {}
         events = np.concatenate(self._events)
         order = np.concatenate(self._order)
-        codes: dict[str, int] = {}
-        code = np.array([codes.setdefault(p, len(codes)) for p in self._products], np.int64)
+        codes = {product: i for i, product in enumerate(dict.fromkeys(self._products))}
         general = codes.get(EVERY_PRODUCT)
+        code = np.zeros(len(events), np.int64)
         by_code: dict[str, NDArray[np.int64]] = {}
         if len(codes) == 1 and general is None:
-            ((product, _),) = codes.items()
-            by_code[product] = np.arange(len(events))
+            by_code[self._products[0]] = np.arange(len(events))
         else:
+            code[:] = [codes[p] for p in self._products]
             by_code = {p: np.flatnonzero(code == c) for p, c in codes.items() if p != EVERY_PRODUCT}
         shared = np.flatnonzero(code == general) if general is not None else np.zeros(0, np.int64)
         out = {}
@@ -118,8 +118,8 @@ class Assembler:
                 # What concerns every product goes before what the same message says of this one.
                 mine = np.concatenate((np.array(joined, np.int64), own))
             if len(mine):
-                sequence = np.argsort(order[mine], kind="stable")
-                out[product] = events[mine[sequence]]
+                mine = mine[np.argsort(order[mine], kind="stable")]
+                out[product] = events if len(mine) == len(events) and (np.diff(mine) == 1).all() else events[mine]
         for product, own in by_code.items():
             for session in np.unique(events["session"][own[own_kinds[own]]]):
                 seen[int(session)].add(product)

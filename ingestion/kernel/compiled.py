@@ -39,7 +39,7 @@ def _cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = _cache_folder.path  # type: ignore[attr-defined]
         try:
-            return numba.njit(cache=True, error_model="numpy", **options)(function)
+            return numba.njit(cache=True, error_model="numpy", _nrt=False, **options)(function)
         finally:
             numba.config.CACHE_DIR = before
 

@@ -40,7 +40,6 @@ _BOOK_CHANNELS = {"level2", "level2_batch", "level2_50", "l2_data"}
 _TRADE_CHANNELS = {"matches", "market_trades"}
 _HEARTBEAT_CHANNELS = {"heartbeat", "heartbeats"}
 _MAKER = {"buy": -1, "sell": 1}
-_TAKER = {"buy": 1, "sell": -1}
 _LOG_KINDS = {"feed", None}
 
 
@@ -180,7 +179,7 @@ class _Work:
         n = lines + (start + 1)
         recv = np.full(len(messages), NO_TIME)
         session = np.zeros(len(messages), np.int64)
-        if any(m.raw is not None for m in messages):
+        if b'"raw"' in self.data and any(m.raw is not None for m in messages):
             messages, keep, n, session, recv = self._unwrap(messages, lines, n)
             lines = lines[keep]
         elif messages:
@@ -287,10 +286,14 @@ class _Work:
         """Turn the messages of a chunk into events, type by type."""
         groups: dict[str, list[int]] = defaultdict(list)
         advanced: list[int] = []
-        for i, m in enumerate(chunk.messages):
-            if m.type is not None:
-                groups[m.type].append(i)
-            elif m.channel is not None:
+        types = [m.type for m in chunk.messages]
+        if types and types[0] is not None and types.count(types[0]) == len(types):
+            groups[types[0]] = list(range(len(types)))
+            types.clear()
+        for i, kind in enumerate(types):
+            if kind is not None:
+                groups[kind].append(i)
+            elif chunk.messages[i].channel is not None:
                 advanced.append(i)
             else:
                 self.reject(int(chunk.lines[i]), int(chunk.n[i]), "no type or channel")
@@ -334,33 +337,31 @@ class _Work:
         return good
 
     def _no_product(self, chunk: Chunk, at: NDArray[np.int64]) -> tuple[str, NDArray[np.bool_]]:
-        return "product_id is missing", np.array([not chunk.messages[i].product_id for i in at], bool)
+        return "product_id is missing", _empty([chunk.messages[i].product_id or "" for i in at])
 
     def _ahead(self, chunk: Chunk, at: NDArray[np.int64], t: NDArray[np.int64]) -> tuple[str, NDArray[np.bool_]]:
         bound = np.where(chunk.recv_ns[at] >= 0, chunk.recv_ns[at], self.now_ns) + FUTURE_NS
         return "future", t > bound
 
     def _tickers(self, chunk: Chunk, at: NDArray[np.int64]) -> None:
-        ms = [chunk.messages[i] for i in at]
-        t = self._times(chunk, at)
+        ms = chunk.messages if len(at) == len(chunk.messages) else [chunk.messages[i] for i in at]
+        products = [m.product_id or "" for m in ms]
+        t = parse_times([m.time or "" for m in ms])
         price = floats([m.price for m in ms])
-        quotes = {
-            name: [getattr(m, field) for m in ms]
-            for name, field in (
-                ("bid", "best_bid"),
-                ("ask", "best_ask"),
-                ("bid_size", "best_bid_size"),
-                ("ask_size", "best_ask_size"),
-                ("size", "last_size"),
-            )
+        optional = {
+            "bid": [m.best_bid for m in ms],
+            "ask": [m.best_ask for m in ms],
+            "bid_size": [m.best_bid_size for m in ms],
+            "ask_size": [m.best_ask_size for m in ms],
+            "size": [m.last_size for m in ms],
         }
-        columns = {name: floats(values) for name, values in quotes.items()}
+        columns = {name: floats(values) for name, values in optional.items()}
         bad = [
-            self._no_product(chunk, at),
+            ("product_id is missing", _empty(products)),
             ("price is not a number > 0", ~((price > 0) & np.isfinite(price))),
             ("time is missing, unreadable or without a zone", t < 0),
         ]
-        for name, values in quotes.items():
+        for name, values in optional.items():
             column = columns[name]
             wrong = ~(column > 0 if name in ("bid", "ask") else column >= 0) | np.isinf(column)
             if wrong.any():
@@ -372,9 +373,9 @@ class _Work:
         events["price"] = price
         for name, column in columns.items():
             events[name] = column
-        events["side"] = [_TAKER.get(m.side or "", 0) for m in ms]
-        events["trade_id"] = [NO_ID if m.trade_id is None else m.trade_id for m in ms]
-        self.out.add(events, at, [m.product_id or "" for m in ms], good)
+        events["side"] = [1 if m.side == "buy" else -1 if m.side == "sell" else 0 for m in ms]
+        events["trade_id"] = [-1 if m.trade_id is None else m.trade_id for m in ms]
+        self.out.add(events, at, products, good)
 
     def _matches(self, chunk: Chunk, at: NDArray[np.int64], kind: int = TRADE) -> None:
         ms = [chunk.messages[i] for i in at]
@@ -504,6 +505,10 @@ class _Work:
             counts=dict(self.counts),
             rejects=self.rejects,
         )
+
+
+def _empty(texts: list[str]) -> NDArray[np.bool_]:
+    return np.zeros(len(texts), bool) if "" not in texts else np.array([not text for text in texts], bool)
 
 
 def _reason(error: Exception) -> str:

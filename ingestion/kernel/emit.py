@@ -7,7 +7,6 @@ import math
 from feature_repo.contract import FEATURE_NAMES, PLAIN_STATS, WINDOWED_STATS, WINDOWS
 from ingestion.kernel.compiled import inner
 from ingestion.kernel.series import (
-    WINDOW_NS,
     first_since,
     leave_mids,
     leave_samples,
@@ -113,139 +112,155 @@ def return_std(s, tick_v, acc, index, w):
 
 
 @inner
-def _ticks(s, tick_t, tick_v, acc, index, queue, w, out, row, base):
+def _ticks(s, tick_t, tick_v, acc, index, queue, wanted, out, row):
     mask = len(tick_v) - 1
     head = index[TICK, HEAD]
-    tail = index[TICK, w]
-    n = head - tail
-    out[base + N_TICKS, row] = n
-    out[base + TICK_RATE, row] = n / _SECONDS[w]
-    if n == 0:
-        return
-    first = tick_v[tail & mask, PRICE]
-    last = s.last_price
-    low = tick_v[first_since(queue, 0, s.min_lo, s.min_hi, tail) & mask, PRICE]
-    high = tick_v[first_since(queue, 1, s.max_lo, s.max_hi, tail) & mask, PRICE]
-    out[base + PRICE_MIN, row] = low
-    out[base + PRICE_MAX, row] = high
-    out[base + PRICE_RANGE, row] = high - low
-    out[base + MOMENTUM, row] = last / first - 1.0
-    if s.price_change <= tail:
-        out[base + PRICE_MEAN, row] = last
-        out[base + PRICE_STD, row] = 0.0
-        if n > 1:
-            out[base + TREND, row] = 0.0
-    else:
-        settle_price(tick_v, acc, index, w)
-        s1 = value(acc, TICK, w, T_P1)
-        mean = acc[TICK, w, REF + G_PRICE, SHIFT] + s1 / n
-        out[base + PRICE_MEAN, row] = mean
-        out[base + PRICE_STD, row] = math.sqrt(variance(s1, value(acc, TICK, w, T_P2), n))
-        m = float(n)
-        slope = (value(acc, TICK, w, T_PX) - 0.5 * (m - 1.0) * s1) * 12.0 / (m * (m * m - 1.0))
-        out[base + TREND, row] = slope / mean
-    if n == 1:
-        return
-    m = n - 1
-    out[base + GAP_MEAN, row] = (s.last_tick - tick_t[tail & mask]) / 1e9 / m
-    if s.interval_change <= tail + 1:
-        out[base + GAP_STD, row] = 0.0
-    else:
-        settle(tick_v, acc, index, TICK, w, T_D1, 2, G_INTERVAL, INTERVAL, tail + 1)
-        out[base + GAP_STD, row] = math.sqrt(variance(value(acc, TICK, w, T_D1), value(acc, TICK, w, T_D2), m))
-    if s.return_change <= tail + 1:
-        out[base + RET_MEAN, row] = tick_v[(head - 1) & mask, RETURN]
-        out[base + RET_STD, row] = 0.0
-        return
-    out[base + RET_STD, row] = return_std(s, tick_v, acc, index, w)
-    s1 = value(acc, TICK, w, T_R1)
-    out[base + RET_MEAN, row] = acc[TICK, w, REF + G_RETURN, SHIFT] + s1 / m
-    if m >= 3:
-        skew, kurt = shape(s1, value(acc, TICK, w, T_R2), value(acc, TICK, w, T_R3), value(acc, TICK, w, T_R4), m)
-        out[base + RET_SKEW, row] = skew
-        out[base + RET_KURT, row] = kurt
+    for w in range(N_WINDOWS):
+        if not wanted[w]:
+            continue
+        base = w * N_STATS
+        tail = index[TICK, w]
+        n = head - tail
+        out[row, base + N_TICKS] = n
+        out[row, base + TICK_RATE] = n / _SECONDS[w]
+        if n == 0:
+            continue
+        first = tick_v[tail & mask, PRICE]
+        last = s.last_price
+        low = tick_v[first_since(queue, 0, s.min_lo, s.min_hi, tail) & mask, PRICE]
+        high = tick_v[first_since(queue, 1, s.max_lo, s.max_hi, tail) & mask, PRICE]
+        out[row, base + PRICE_MIN] = low
+        out[row, base + PRICE_MAX] = high
+        out[row, base + PRICE_RANGE] = high - low
+        out[row, base + MOMENTUM] = last / first - 1.0
+        if s.price_change <= tail:
+            out[row, base + PRICE_MEAN] = last
+            out[row, base + PRICE_STD] = 0.0
+            if n > 1:
+                out[row, base + TREND] = 0.0
+        else:
+            settle_price(tick_v, acc, index, w)
+            s1 = value(acc, TICK, w, T_P1)
+            mean = acc[TICK, w, REF + G_PRICE, SHIFT] + s1 / n
+            out[row, base + PRICE_MEAN] = mean
+            out[row, base + PRICE_STD] = math.sqrt(variance(s1, value(acc, TICK, w, T_P2), n))
+            m = float(n)
+            slope = (value(acc, TICK, w, T_PX) - 0.5 * (m - 1.0) * s1) * 12.0 / (m * (m * m - 1.0))
+            out[row, base + TREND] = slope / mean
+        if n == 1:
+            continue
+        m = n - 1
+        out[row, base + GAP_MEAN] = (s.last_tick - tick_t[tail & mask]) / 1e9 / m
+        if s.interval_change <= tail + 1:
+            out[row, base + GAP_STD] = 0.0
+        else:
+            settle(tick_v, acc, index, TICK, w, T_D1, 2, G_INTERVAL, INTERVAL, tail + 1)
+            out[row, base + GAP_STD] = math.sqrt(variance(value(acc, TICK, w, T_D1), value(acc, TICK, w, T_D2), m))
+        if s.return_change <= tail + 1:
+            out[row, base + RET_MEAN] = tick_v[(head - 1) & mask, RETURN]
+            out[row, base + RET_STD] = 0.0
+            continue
+        out[row, base + RET_STD] = return_std(s, tick_v, acc, index, w)
+        s1 = value(acc, TICK, w, T_R1)
+        out[row, base + RET_MEAN] = acc[TICK, w, REF + G_RETURN, SHIFT] + s1 / m
+        if m >= 3:
+            skew, kurt = shape(s1, value(acc, TICK, w, T_R2), value(acc, TICK, w, T_R3), value(acc, TICK, w, T_R4), m)
+            out[row, base + RET_SKEW] = skew
+            out[row, base + RET_KURT] = kurt
 
 
 @inner
-def _mids(s, mid_v, acc, index, w, out, row, base):
+def _mids(s, mid_v, acc, index, wanted, out, row):
     head = index[MID, HEAD]
-    tail = index[MID, w]
-    n = head - tail
-    if n == 0:
-        return
-    if s.spread_change <= tail:
-        out[base + SPREAD_MEAN, row] = s.last_spread
-        out[base + SPREAD_STD, row] = 0.0
-    else:
-        settle(mid_v, acc, index, MID, w, M_S1, 2, G_SPREAD, SPREAD, tail)
-        s1 = value(acc, MID, w, M_S1)
-        out[base + SPREAD_MEAN, row] = acc[MID, w, REF + G_SPREAD, SHIFT] + s1 / n
-        out[base + SPREAD_STD, row] = math.sqrt(variance(s1, value(acc, MID, w, M_S2), n))
-    if n == 1:
-        return
-    m = n - 1
-    if s.mid_return_change <= tail + 1:
-        r = mid_v[(head - 1) & (len(mid_v) - 1), MID_RETURN]
-        out[base + MID_MEAN, row] = r
-        out[base + MID_STD, row] = 0.0
-        out[base + REALIZED, row] = math.sqrt(r * r * m)
-    else:
-        settle(mid_v, acc, index, MID, w, M_R1, 2, G_MID, MID_RETURN, tail + 1)
-        s1 = value(acc, MID, w, M_R1)
-        s2 = value(acc, MID, w, M_R2)
-        shift = acc[MID, w, REF + G_MID, SHIFT]
-        out[base + MID_MEAN, row] = shift + s1 / m
-        out[base + MID_STD, row] = math.sqrt(variance(s1, s2, m))
-        out[base + REALIZED, row] = math.sqrt(max(s2 + 2.0 * shift * s1 + m * shift * shift, 0.0))
-    if m >= 2:
-        out[base + BIPOWER, row] = math.sqrt(max(math.pi / 2.0 * value(acc, MID, w, M_BP), 0.0))
+    for w in range(N_WINDOWS):
+        if not wanted[w]:
+            continue
+        base = w * N_STATS
+        tail = index[MID, w]
+        n = head - tail
+        if n == 0:
+            continue
+        if s.spread_change <= tail:
+            out[row, base + SPREAD_MEAN] = s.last_spread
+            out[row, base + SPREAD_STD] = 0.0
+        else:
+            settle(mid_v, acc, index, MID, w, M_S1, 2, G_SPREAD, SPREAD, tail)
+            s1 = value(acc, MID, w, M_S1)
+            out[row, base + SPREAD_MEAN] = acc[MID, w, REF + G_SPREAD, SHIFT] + s1 / n
+            out[row, base + SPREAD_STD] = math.sqrt(variance(s1, value(acc, MID, w, M_S2), n))
+        if n == 1:
+            continue
+        m = n - 1
+        if s.mid_return_change <= tail + 1:
+            r = mid_v[(head - 1) & (len(mid_v) - 1), MID_RETURN]
+            out[row, base + MID_MEAN] = r
+            out[row, base + MID_STD] = 0.0
+            out[row, base + REALIZED] = math.sqrt(r * r * m)
+        else:
+            settle(mid_v, acc, index, MID, w, M_R1, 2, G_MID, MID_RETURN, tail + 1)
+            s1 = value(acc, MID, w, M_R1)
+            s2 = value(acc, MID, w, M_R2)
+            shift = acc[MID, w, REF + G_MID, SHIFT]
+            out[row, base + MID_MEAN] = shift + s1 / m
+            out[row, base + MID_STD] = math.sqrt(variance(s1, s2, m))
+            out[row, base + REALIZED] = math.sqrt(max(s2 + 2.0 * shift * s1 + m * shift * shift, 0.0))
+        if m >= 2:
+            out[row, base + BIPOWER] = math.sqrt(max(math.pi / 2.0 * value(acc, MID, w, M_BP), 0.0))
 
 
 @inner
-def _trades(acc, index, w, out, row, base):
-    n = index[TRADE, HEAD] - index[TRADE, w]
-    out[base + TRADES, row] = n
-    out[base + INTENSITY, row] = n / _SECONDS[w]
-    if n == 0:
-        out[base + VOLUME, row] = 0.0
-        return
-    volume = value(acc, TRADE, w, SIZE)
-    out[base + VOLUME, row] = volume
-    out[base + TRADE_SIZE, row] = volume / n
-    out[base + IMBALANCE, row] = value(acc, TRADE, w, SIGNED) / volume
+def _trades(acc, index, wanted, out, row):
+    for w in range(N_WINDOWS):
+        if not wanted[w]:
+            continue
+        base = w * N_STATS
+        n = index[TRADE, HEAD] - index[TRADE, w]
+        out[row, base + TRADES] = n
+        out[row, base + INTENSITY] = n / _SECONDS[w]
+        if n == 0:
+            out[row, base + VOLUME] = 0.0
+            continue
+        volume = value(acc, TRADE, w, SIZE)
+        out[row, base + VOLUME] = volume
+        out[row, base + TRADE_SIZE] = volume / n
+        out[row, base + IMBALANCE] = value(acc, TRADE, w, SIGNED) / volume
 
 
 @inner
-def _samples(s, sample_v, acc, index, w, out, row, base):
+def _samples(s, sample_v, acc, index, wanted, out, row):
     head = index[SAMPLE, HEAD]
-    tail = index[SAMPLE, w]
-    n = head - tail
-    if n == 0:
-        return
-    bid = value(acc, SAMPLE, w, S_BID) / n
-    ask = value(acc, SAMPLE, w, S_ASK) / n
-    out[base + BID_DEPTH, row] = bid
-    out[base + ASK_DEPTH, row] = ask
-    out[base + IMB_L1, row] = (bid - ask) / (bid + ask)
-    if s.quote_source == 2:
-        bid10 = value(acc, SAMPLE, w, S_BID10) / n
-        ask10 = value(acc, SAMPLE, w, S_ASK10) / n
-        out[base + IMB_L10, row] = (bid10 - ask10) / (bid10 + ask10)
-    if s.micro_change <= tail:
-        out[base + MICRO_MEAN, row] = sample_v[(head - 1) & (len(sample_v) - 1), MICRO]
-        out[base + MICRO_STD, row] = 0.0
-    else:
-        settle(sample_v, acc, index, SAMPLE, w, S_M1, 2, G_MICRO, MICRO, tail)
-        s1 = value(acc, SAMPLE, w, S_M1)
-        out[base + MICRO_MEAN, row] = acc[SAMPLE, w, REF + G_MICRO, SHIFT] + s1 / n
-        out[base + MICRO_STD, row] = math.sqrt(variance(s1, value(acc, SAMPLE, w, S_M2), n))
-    if n > 1:
-        out[base + OFI, row] = value(acc, SAMPLE, w, S_FLOW)
+    for w in range(N_WINDOWS):
+        if not wanted[w]:
+            continue
+        base = w * N_STATS
+        tail = index[SAMPLE, w]
+        n = head - tail
+        if n == 0:
+            continue
+        bid = value(acc, SAMPLE, w, S_BID) / n
+        ask = value(acc, SAMPLE, w, S_ASK) / n
+        out[row, base + BID_DEPTH] = bid
+        out[row, base + ASK_DEPTH] = ask
+        out[row, base + IMB_L1] = (bid - ask) / (bid + ask)
+        if s.quote_source == 2:
+            bid10 = value(acc, SAMPLE, w, S_BID10) / n
+            ask10 = value(acc, SAMPLE, w, S_ASK10) / n
+            out[row, base + IMB_L10] = (bid10 - ask10) / (bid10 + ask10)
+        if s.micro_change <= tail:
+            out[row, base + MICRO_MEAN] = sample_v[(head - 1) & (len(sample_v) - 1), MICRO]
+            out[row, base + MICRO_STD] = 0.0
+        else:
+            settle(sample_v, acc, index, SAMPLE, w, S_M1, 2, G_MICRO, MICRO, tail)
+            s1 = value(acc, SAMPLE, w, S_M1)
+            out[row, base + MICRO_MEAN] = acc[SAMPLE, w, REF + G_MICRO, SHIFT] + s1 / n
+            out[row, base + MICRO_STD] = math.sqrt(variance(s1, value(acc, SAMPLE, w, S_M2), n))
+        if n > 1:
+            out[row, base + OFI] = value(acc, SAMPLE, w, S_FLOW)
 
 
 @inner
 def fill_row(st, t, is_grid, wanted, out, row):
-    """Write the features of the row at effective time ``t`` into column ``row`` of ``out``.
+    """Write the features of the row at effective time ``t`` into ``out[row]``.
 
     Parameters
     ----------
@@ -258,50 +273,48 @@ def fill_row(st, t, is_grid, wanted, out, row):
     wanted
         bool[windows]; the stats of other windows stay NaN.
     out
-        float64[146, rows], NaN where null.
+        float64[rows, 146], NaN where null.
     row
-        Column to write.
+        Row to write.
     """
     s = st.s[0]
     acc = st.acc
     index = st.index
     for f in range(N_FEATURES):
-        out[f, row] = math.nan
+        out[row, f] = math.nan
+    leave_ticks(st.tick_t, st.tick_v, acc, index, t)
+    leave_mids(st.mid_t, st.mid_v, acc, index, t)
+    leave_trades(st.trade_t, st.trade_v, acc, index, t)
+    leave_samples(st.sample_t, st.sample_v, acc, index, t)
+    _ticks(s, st.tick_t, st.tick_v, acc, index, st.queue, wanted, out, row)
+    _mids(s, st.mid_v, acc, index, wanted, out, row)
+    _trades(acc, index, wanted, out, row)
+    _samples(s, st.sample_v, acc, index, wanted, out, row)
     for w in range(N_WINDOWS):
-        limit = t - WINDOW_NS[w]
-        leave_ticks(st.tick_t, st.tick_v, acc, index, w, limit)
-        leave_mids(st.mid_t, st.mid_v, acc, index, w, limit)
-        leave_trades(st.trade_t, st.trade_v, acc, index, w, limit)
-        leave_samples(st.sample_t, st.sample_v, acc, index, w, limit)
         if not wanted[w]:
             continue
-        base = w * N_STATS
-        _ticks(s, st.tick_t, st.tick_v, acc, index, st.queue, w, out, row, base)
-        _mids(s, st.mid_v, acc, index, w, out, row, base)
-        _trades(acc, index, w, out, row, base)
-        _samples(s, st.sample_v, acc, index, w, out, row, base)
         # The ticker meant by "lag" is the last one on a grid row, else the one before the row's own.
         lag = index[TICK, HEAD] - (1 if is_grid else 2)
         if lag >= index[TICK, w]:
-            out[base + VOL_LAG1, row] = st.lag_std[w]
+            out[row, w * N_STATS + VOL_LAG1] = st.lag_std[w]
     if s.mid_valid == 1 and not (s.gap_open == 1 and s.quote_source == 2):
-        out[F_MID, row] = 0.5 * (s.bid + s.ask)
-        out[F_SPREAD, row] = (s.ask - s.bid) / (0.5 * (s.bid + s.ask))
-    out[F_BOOK, row] = s.book_state
+        out[row, F_MID] = 0.5 * (s.bid + s.ask)
+        out[row, F_SPREAD] = (s.ask - s.bid) / (0.5 * (s.bid + s.ask))
+    out[row, F_BOOK] = s.book_state
     if s.gap_open == 1:
-        out[F_COVERAGE, row] = 0.0
-        out[F_GAP, row] = (t - s.gap_start) / 1e9
+        out[row, F_COVERAGE] = 0.0
+        out[row, F_GAP] = (t - s.gap_start) / 1e9
     else:
-        out[F_COVERAGE, row] = min(t - s.cover_start, _COVERAGE_NS) / 1e9
+        out[row, F_COVERAGE] = min(t - s.cover_start, _COVERAGE_NS) / 1e9
         recent = s.gap_end >= 0 and t - s.gap_end < _COVERAGE_NS
-        out[F_GAP, row] = s.gap_length / 1e9 if recent else 0.0
+        out[row, F_GAP] = s.gap_length / 1e9 if recent else 0.0
     of_day = t % _DAY_NS
     angle = 2.0 * math.pi * (of_day / 1e9) / 86400.0
-    out[F_HOUR, row] = of_day // 3_600_000_000_000
-    out[F_MINUTE, row] = of_day // 60_000_000_000 % 60
-    out[F_SIN, row] = math.sin(angle)
-    out[F_COS, row] = math.cos(angle)
-    out[F_DAY, row] = (t // _DAY_NS + 3) % 7  # the epoch was a Thursday
+    out[row, F_HOUR] = of_day // 3_600_000_000_000
+    out[row, F_MINUTE] = of_day // 60_000_000_000 % 60
+    out[row, F_SIN] = math.sin(angle)
+    out[row, F_COS] = math.cos(angle)
+    out[row, F_DAY] = (t // _DAY_NS + 3) % 7  # the epoch was a Thursday
 
 
 @inner

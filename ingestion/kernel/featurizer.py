@@ -25,7 +25,7 @@ from ingestion.kernel.rows import (
     feature_table,
     quote_table,
 )
-from ingestion.kernel.step import QUOTE_MARGIN, ROW_MARGIN, run
+from ingestion.kernel.step import QUOTE_MARGIN, ROW_MARGIN, TILE, run
 
 _STRETCH = 8192
 """Events taken at once: rings need room for the longest window and one stretch, and stay in the cache."""
@@ -136,6 +136,7 @@ class Featurizer:
         at = 0
         while at < len(events):
             r_int, r_num = np.empty((8, capacity), np.int64), np.empty((len(FEATURE_NAMES), capacity))
+            tile = np.empty((TILE, len(FEATURE_NAMES)))
             q_capacity = 2 * len(events) + 4 * QUOTE_MARGIN
             q_int, q_num = np.empty((7, q_capacity), np.int64), np.empty((4, q_capacity))
             nr = nq = 0
@@ -158,6 +159,7 @@ class Featurizer:
                     wanted,
                     r_int,
                     r_num,
+                    tile,
                     q_int,
                     q_num,
                     nr,

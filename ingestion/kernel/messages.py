@@ -21,6 +21,9 @@ Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A trade id, message or sequence number: fits an int64."""
 
 
+_UNREAD = msgspec.Raw()
+
+
 class AdvancedUpdate(msgspec.Struct, gc=False):
     """One changed level of Advanced ``l2_data``."""
 
@@ -64,34 +67,46 @@ class AdvancedEvent(msgspec.Struct, gc=False):
 
 
 class Message(msgspec.Struct, gc=False):
-    """Any line of a tape; which fields must be there depends on its type (see ``decode``)."""
+    """Any line of a tape; which fields must be there depends on its type (see ``decode``).
+
+    The fields come in the order in which an Exchange ticker has them, those that nobody reads too: a key that is
+    expected next costs nothing to find, one that is not listed a search through all names (1.3 to 2.4 µs a ticker).
+    """
 
     type: str | None = None
+    sequence: msgspec.Raw = _UNREAD
     product_id: str | None = None
     price: float | None = None
-    time: str | None = None
-    side: str | None = None
-    size: float | None = None
-    trade_id: Id | None = None
+    open_24h: msgspec.Raw = _UNREAD
+    volume_24h: msgspec.Raw = _UNREAD
+    low_24h: msgspec.Raw = _UNREAD
+    high_24h: msgspec.Raw = _UNREAD
+    volume_30d: msgspec.Raw = _UNREAD
     best_bid: float | None = None
-    best_ask: float | None = None
     best_bid_size: float | None = None
+    best_ask: float | None = None
     best_ask_size: float | None = None
+    side: str | None = None
+    time: str | None = None
+    trade_id: Id | None = None
     last_size: float | None = None
-    last_trade_id: Id | None = None
+    size: float | None = None
     changes: list[tuple[str, float, float]] | None = None
+    last_trade_id: Id | None = None
     bids: list[tuple[float, float]] | None = None
     asks: list[tuple[float, float]] | None = None
-    channels: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    channels: msgspec.Raw = _UNREAD
     channel: str | None = None
     timestamp: str | None = None
     sequence_num: Id | None = None
     events: list[AdvancedEvent] | None = None
-    raw: str | None = None
     ts: float | None = None
+    pair: msgspec.Raw = _UNREAD
     session: str | None = None
     n: Id | None = None
     kind: str | None = None
+    dialect: msgspec.Raw = _UNREAD
+    raw: str | None = None
 
 
 class Channel(msgspec.Struct):

@@ -100,31 +100,36 @@ def _add4(acc, series, w, first, group, x, sign):
 
 
 @inner
-def settle(v, acc, index, series, w, first, powers, group, column, lo):
-    """Rebuild the moments of entries lo…head−1 where they are badly conditioned; see :mod:`ingestion.kernel.sums`.
-
-    Returns True where it did.
-    """
-    head = index[series, HEAD]
-    n = head - lo
-    m = value(acc, series, w, first) / n
-    second = value(acc, series, w, first + 1) / n
-    top = value(acc, series, w, first + powers - 1)
-    if m * m <= FAR_FROM_SHIFT * (second - m * m) and top >= DWARFED * acc[series, w, REF + group, PEAK]:
-        return False
+def _rebuild(v, acc, index, series, w, first, powers, group, column, lo):
+    """Make the moments of entries lo…head−1 anew about their mean."""
     mask = len(v) - 1
     mean = 0.0
-    for i in range(lo, head):
+    for i in range(lo, index[series, HEAD]):
         mean += (v[i & mask, column] - mean) / (i - lo + 1)
     for j in range(powers):
         clear(acc, series, w, first + j)
     acc[series, w, REF + group, SHIFT] = mean
     acc[series, w, REF + group, PEAK] = 0.0
-    for i in range(lo, head):
+    for i in range(lo, index[series, HEAD]):
         if powers == 4:
             _add4(acc, series, w, first, group, v[i & mask, column], 1.0)
         else:
             _add2(acc, series, w, first, group, v[i & mask, column], 1.0)
+
+
+@inner
+def settle(v, acc, index, series, w, first, powers, group, column, lo):
+    """Rebuild the moments of entries lo…head−1 where they are badly conditioned; see :mod:`ingestion.kernel.sums`.
+
+    Returns True where it did.
+    """
+    n = index[series, HEAD] - lo
+    m = value(acc, series, w, first) / n
+    second = value(acc, series, w, first + 1) / n
+    top = value(acc, series, w, first + powers - 1)
+    if m * m <= FAR_FROM_SHIFT * (second - m * m) and top >= DWARFED * acc[series, w, REF + group, PEAK]:
+        return False
+    _rebuild(v, acc, index, series, w, first, powers, group, column, lo)
     return True
 
 
@@ -140,25 +145,27 @@ def settle_price(v, acc, index, w):
 
 
 @inner
-def leave_ticks(t, v, acc, index, w, limit):
-    """Let the tickers with time ≤ ``limit`` leave window ``w``."""
+def leave_ticks(t, v, acc, index, now):
+    """Let the tickers too old at ``now`` leave each window."""
     mask = len(t) - 1
     head = index[TICK, HEAD]
-    tail = index[TICK, w]
-    if tail == head or t[tail & mask] > limit:
-        return
-    while tail < head and t[tail & mask] <= limit:
-        _add2(acc, TICK, w, T_P1, G_PRICE, v[tail & mask, PRICE], -1.0)
-        # The first entry had index 0, so only the others' indices fall by one: Σ i·d loses the sum that is left.
-        add(acc, TICK, w, T_PX, -acc[TICK, w, T_P1, HI])
-        add(acc, TICK, w, T_PX, -acc[TICK, w, T_P1, LO])
-        tail += 1
-        if tail < head:
-            _add4(acc, TICK, w, T_R1, G_RETURN, v[tail & mask, RETURN], -1.0)
-            _add2(acc, TICK, w, T_D1, G_INTERVAL, v[tail & mask, INTERVAL], -1.0)
-    index[TICK, w] = tail
-    if tail == head:
-        _clear_all(acc, TICK, w)
+    for w in range(N_WINDOWS):
+        limit = now - WINDOW_NS[w]
+        tail = index[TICK, w]
+        if tail == head or t[tail & mask] > limit:
+            continue
+        while tail < head and t[tail & mask] <= limit:
+            _add2(acc, TICK, w, T_P1, G_PRICE, v[tail & mask, PRICE], -1.0)
+            # The first entry had index 0, so only the others' indices fall by one: Σ i·d loses the sum that is left.
+            add(acc, TICK, w, T_PX, -acc[TICK, w, T_P1, HI])
+            add(acc, TICK, w, T_PX, -acc[TICK, w, T_P1, LO])
+            tail += 1
+            if tail < head:
+                _add4(acc, TICK, w, T_R1, G_RETURN, v[tail & mask, RETURN], -1.0)
+                _add2(acc, TICK, w, T_D1, G_INTERVAL, v[tail & mask, INTERVAL], -1.0)
+        index[TICK, w] = tail
+        if tail == head:
+            _clear_all(acc, TICK, w)
 
 
 @inner
@@ -166,8 +173,7 @@ def enter_tick(s, times, v, acc, index, queue, t, price):
     """Let one ticker enter all windows; those that are too old at t leave first."""
     mask = len(times) - 1
     head = index[TICK, HEAD]
-    for w in range(N_WINDOWS):
-        leave_ticks(times, v, acc, index, w, t - WINDOW_NS[w])
+    leave_ticks(times, v, acc, index, t)
     ret = np.nan
     interval = np.nan
     if head > 0:
@@ -241,23 +247,25 @@ def _bipower(v, i):
 
 
 @inner
-def leave_mids(t, v, acc, index, w, limit):
-    """Let the mid changes with time ≤ ``limit`` leave window ``w``."""
+def leave_mids(t, v, acc, index, now):
+    """Let the mid changes too old at ``now`` leave each window."""
     mask = len(t) - 1
     head = index[MID, HEAD]
-    tail = index[MID, w]
-    if tail == head or t[tail & mask] > limit:
-        return
-    while tail < head and t[tail & mask] <= limit:
-        _add2(acc, MID, w, M_S1, G_SPREAD, v[tail & mask, SPREAD], -1.0)
-        tail += 1
-        if tail < head:
-            _add2(acc, MID, w, M_R1, G_MID, v[tail & mask, MID_RETURN], -1.0)
-        if tail + 1 < head:
-            add(acc, MID, w, M_BP, -_bipower(v, tail + 1))
-    index[MID, w] = tail
-    if tail == head:
-        _clear_all(acc, MID, w)
+    for w in range(N_WINDOWS):
+        limit = now - WINDOW_NS[w]
+        tail = index[MID, w]
+        if tail == head or t[tail & mask] > limit:
+            continue
+        while tail < head and t[tail & mask] <= limit:
+            _add2(acc, MID, w, M_S1, G_SPREAD, v[tail & mask, SPREAD], -1.0)
+            tail += 1
+            if tail < head:
+                _add2(acc, MID, w, M_R1, G_MID, v[tail & mask, MID_RETURN], -1.0)
+            if tail + 1 < head:
+                add(acc, MID, w, M_BP, -_bipower(v, tail + 1))
+        index[MID, w] = tail
+        if tail == head:
+            _clear_all(acc, MID, w)
 
 
 @inner
@@ -265,8 +273,7 @@ def enter_mid(s, times, v, acc, index, t, price, spread):
     """Let one change of a best price enter all windows; ``price`` is the new mid."""
     mask = len(times) - 1
     head = index[MID, HEAD]
-    for w in range(N_WINDOWS):
-        leave_mids(times, v, acc, index, w, t - WINDOW_NS[w])
+    leave_mids(times, v, acc, index, t)
     ret = np.nan
     if head > 0:
         before = (head - 1) & mask
@@ -294,20 +301,22 @@ def enter_mid(s, times, v, acc, index, t, price, spread):
 
 
 @inner
-def leave_trades(t, v, acc, index, w, limit):
-    """Let the trades with time ≤ ``limit`` leave window ``w``."""
+def leave_trades(t, v, acc, index, now):
+    """Let the trades too old at ``now`` leave each window."""
     mask = len(t) - 1
     head = index[TRADE, HEAD]
-    tail = index[TRADE, w]
-    if tail == head or t[tail & mask] > limit:
-        return
-    while tail < head and t[tail & mask] <= limit:
-        add(acc, TRADE, w, SIZE, -v[tail & mask, SIZE])
-        add(acc, TRADE, w, SIGNED, -v[tail & mask, SIGNED])
-        tail += 1
-    index[TRADE, w] = tail
-    if tail == head:
-        _clear_all(acc, TRADE, w)
+    for w in range(N_WINDOWS):
+        limit = now - WINDOW_NS[w]
+        tail = index[TRADE, w]
+        if tail == head or t[tail & mask] > limit:
+            continue
+        while tail < head and t[tail & mask] <= limit:
+            add(acc, TRADE, w, SIZE, -v[tail & mask, SIZE])
+            add(acc, TRADE, w, SIGNED, -v[tail & mask, SIGNED])
+            tail += 1
+        index[TRADE, w] = tail
+        if tail == head:
+            _clear_all(acc, TRADE, w)
 
 
 @inner
@@ -315,8 +324,7 @@ def enter_trade(s, times, v, acc, index, t, size, side):
     """Let one trade enter all windows; ``side`` is +1 where the taker bought, −1 where he sold."""
     head = index[TRADE, HEAD]
     at = head & (len(times) - 1)
-    for w in range(N_WINDOWS):
-        leave_trades(times, v, acc, index, w, t - WINDOW_NS[w])
+    leave_trades(times, v, acc, index, t)
     times[at] = t
     v[at, SIZE] = size
     v[at, SIGNED] = size * side
@@ -327,26 +335,28 @@ def enter_trade(s, times, v, acc, index, t, size, side):
 
 
 @inner
-def leave_samples(t, v, acc, index, w, limit):
-    """Let the book samples with time ≤ ``limit`` leave window ``w``."""
+def leave_samples(t, v, acc, index, now):
+    """Let the book samples too old at ``now`` leave each window."""
     mask = len(t) - 1
     head = index[SAMPLE, HEAD]
-    tail = index[SAMPLE, w]
-    if tail == head or t[tail & mask] > limit:
-        return
-    while tail < head and t[tail & mask] <= limit:
-        at = tail & mask
-        add(acc, SAMPLE, w, S_BID, -v[at, BID_SIZE])
-        add(acc, SAMPLE, w, S_ASK, -v[at, ASK_SIZE])
-        add(acc, SAMPLE, w, S_BID10, -v[at, BID_L10])
-        add(acc, SAMPLE, w, S_ASK10, -v[at, ASK_L10])
-        _add2(acc, SAMPLE, w, S_M1, G_MICRO, v[at, MICRO], -1.0)
-        tail += 1
-        if tail < head:
-            add(acc, SAMPLE, w, S_FLOW, -v[tail & mask, FLOW])
-    index[SAMPLE, w] = tail
-    if tail == head:
-        _clear_all(acc, SAMPLE, w)
+    for w in range(N_WINDOWS):
+        limit = now - WINDOW_NS[w]
+        tail = index[SAMPLE, w]
+        if tail == head or t[tail & mask] > limit:
+            continue
+        while tail < head and t[tail & mask] <= limit:
+            at = tail & mask
+            add(acc, SAMPLE, w, S_BID, -v[at, BID_SIZE])
+            add(acc, SAMPLE, w, S_ASK, -v[at, ASK_SIZE])
+            add(acc, SAMPLE, w, S_BID10, -v[at, BID_L10])
+            add(acc, SAMPLE, w, S_ASK10, -v[at, ASK_L10])
+            _add2(acc, SAMPLE, w, S_M1, G_MICRO, v[at, MICRO], -1.0)
+            tail += 1
+            if tail < head:
+                add(acc, SAMPLE, w, S_FLOW, -v[tail & mask, FLOW])
+        index[SAMPLE, w] = tail
+        if tail == head:
+            _clear_all(acc, SAMPLE, w)
 
 
 @inner
@@ -354,8 +364,7 @@ def enter_sample(s, times, v, acc, index, t, bid, ask, bid_size, ask_size, bid_l
     """Let one book sample enter all windows; the order-flow term follows Cont, Kukanov and Stoikov (2014)."""
     mask = len(times) - 1
     head = index[SAMPLE, HEAD]
-    for w in range(N_WINDOWS):
-        leave_samples(times, v, acc, index, w, t - WINDOW_NS[w])
+    leave_samples(times, v, acc, index, t)
     micro = (ask * bid_size + bid * ask_size) / (bid_size + ask_size)
     flow = np.nan
     if head > 0:

@@ -65,8 +65,10 @@ R_SESSION, R_N, R_K, R_TRIGGER, R_TIME_US, R_T, R_CREATED, R_CAUSE = range(8)
 Q_SESSION, Q_N, Q_K, Q_KIND, Q_T, Q_CREATED, Q_CAUSE = range(7)
 
 ROW_MARGIN = 80
-"""Free rows a message may need: a grid row for each second of the longest silence that is no gap, and its own."""
+"""Free rows a message may need: a grid row for each second of a silence that is no gap, and its own."""
 QUOTE_MARGIN = 8
+TILE = 8
+"""Rows gathered before they are turned into columns: a row's 146 columns lie on 146 pages, eight rows share the trip."""
 
 
 @inner
@@ -92,9 +94,19 @@ def _quote_row(st, q_int, q_num, nq, kind, t, e):
 
 
 @inner
-def _row(st, t, n, k, trigger, created, cause, session, wanted, r_int, r_num, nr):
+def _flush(tile, r_num, lo, hi):
+    """Turn rows lo…hi−1 of the tile into columns."""
+    for f in range(tile.shape[1]):
+        for row in range(lo, hi):
+            r_num[f, row] = tile[row % TILE, f]
+
+
+@inner
+def _row(st, t, n, k, trigger, created, cause, session, wanted, r_int, r_num, tile, nr):
     s = st.s[0]
-    fill_row(st, t, trigger == 1, wanted, r_num, nr)
+    fill_row(st, t, trigger == 1, wanted, tile, nr % TILE)
+    if nr % TILE == TILE - 1:
+        _flush(tile, r_num, nr + 1 - TILE, nr + 1)
     time_us = max(t // 1000, s.row_time_us + 1)
     s.row_time_us = time_us
     r_int[R_SESSION, nr] = session
@@ -243,7 +255,7 @@ def _without_time(st, e, levels):
 
 
 @entry
-def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, q_int, q_num, nr, nq):
+def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q_int, q_num, nr, nq):
     """Take events from ``first`` on until they end or the output is nearly full.
 
     Parameters
@@ -264,6 +276,8 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, q_int, 
         bool[windows].
     r_int, r_num
         int64[8, rows] and float64[146, rows] of rows.
+    tile
+        float64[TILE, 146], kept between calls on the same output.
     q_int, q_num
         int64[7, rows] and float64[4, rows] of quotes.
     nr, nq
@@ -330,7 +344,7 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, q_int, 
             limit = min(t, was + 1) if gap else t
             while s.next_grid < limit and s.gap_open == 0:
                 s.grid_k -= 1
-                nr = _row(st, s.next_grid, s.n, s.grid_k, 1, s.recv, e.n, s.session, wanted, r_int, r_num, nr)
+                nr = _row(st, s.next_grid, s.n, s.grid_k, 1, s.recv, e.n, s.session, wanted, r_int, r_num, tile, nr)
                 st.counts[C_GRID_ROWS] += 1
                 s.next_grid += every_ns
             if s.next_grid < t:
@@ -424,7 +438,8 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, q_int, 
             enter_tick(s, st.tick_t, st.tick_v, st.acc, st.index, st.queue, t, e.price)
             s.tickers += 1
             if s.tickers % thin == 0:
-                nr = _row(st, t, e.n, e.k, 0, s.recv, e.n, e.session, wanted, r_int, r_num, nr)
+                nr = _row(st, t, e.n, e.k, 0, s.recv, e.n, e.session, wanted, r_int, r_num, tile, nr)
                 st.counts[C_TICKER_ROWS] += 1
             keep_lag(st)
+    _flush(tile, r_num, nr - nr % TILE, nr)
     return i, nr, nq
