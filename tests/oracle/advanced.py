@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from tests.oracle.tapes import MS, START_NS, S, iso, line
@@ -95,7 +96,7 @@ def newest_first() -> list[bytes]:
     return f.lines
 
 
-TAPES = {
+TAPES: dict[str, Callable[[], list[bytes]]] = {
     "advanced": lambda: feed(losses=False, book=True), "advanced_losses": lambda: feed(losses=True, book=True),
     "advanced_tickers": lambda: feed(losses=True, book=False), "advanced_newest_first": newest_first,
 }  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from feature_repo.contract import WINDOWS
 from ingestion.kernel import stream_rows
@@ -35,7 +36,7 @@ def compare_last(lines: Iterator[bytes], times: list[int], prices: list[float]) 
     assert wrong == []
 
 
-def ticker_lines(times: np.ndarray, prices: np.ndarray) -> Iterator[bytes]:  # type: ignore[type-arg]
+def ticker_lines(times: NDArray[np.int64], prices: NDArray[np.float64]) -> Iterator[bytes]:
     for start in range(0, len(times), 50_000):
         stamps = np.datetime_as_string(times[start : start + 50_000].astype("datetime64[ns]"))
         for stamp, price in zip(stamps, prices[start : start + 50_000].tolist(), strict=True):
@@ -53,11 +54,11 @@ def check_tiny(n: int) -> None:
 
 
 def test_identical_tickers_then_a_move() -> None:
-    check_identical(60_000, 1200)
+    check_identical(20_000, 400)
 
 
 def test_tiny_moves_of_a_large_price() -> None:
-    check_tiny(100_000)
+    check_tiny(40_000)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +17,14 @@ from tests.oracle import advanced, bad, tapes
 from tests.oracle.streams import damage, streams
 
 SESSION = "0123456789abcdef"
-CUT = {
-    "jumps": lambda: tapes.jumps(150), "book": tapes.adversarial_book, "two_products": tapes.two_products,
+CUT: dict[str, Callable[[], list[bytes]]] = {
+    "jumps": lambda: tapes.jumps(110), "book": tapes.adversarial_book, "two_products": lambda: tapes.two_products(90),
     "two_sessions": tapes.two_sessions, "advanced_losses": advanced.TAPES["advanced_losses"],
     "book_after_tickers": tapes.book_after_tickers, "silent_day": tapes.silent_day,
-    "matches_and_tickers": lambda: tapes.matches_and_tickers(150), "repeated_n": tapes.repeated_numbers,
+    "matches_and_tickers": lambda: tapes.matches_and_tickers(110), "repeated_n": tapes.repeated_numbers,
     "mixed": lambda: [text for text in bad.mixed() if len(text) < 10_000],
 }  # fmt: skip
-QUIET = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+QUIET = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 
 
 def bits(table: pa.Table) -> dict[str, list[bytes]]:
@@ -73,7 +73,7 @@ def test_chunks_do_not_matter(name: str) -> None:
 def test_what_comes_later_changes_no_row(name: str) -> None:
     lines = CUT[name]()
     rows, quotes = streamed(lines)
-    for at in random.Random(name).sample(range(1, len(lines)), 4):
+    for at in random.Random(name).sample(range(1, len(lines)), 2):
         before_rows, before_quotes = streamed(lines[:at])
         assert starts_with(rows, before_rows) and starts_with(quotes, before_quotes)
         later_rows, later_quotes = streamed(lines[:at] + [damage(text) for text in lines[at:]])
@@ -83,7 +83,7 @@ def test_what_comes_later_changes_no_row(name: str) -> None:
 @pytest.mark.parametrize("name", CUT)
 def test_a_restart_changes_nothing(name: str) -> None:
     lines = CUT[name]()
-    for at in random.Random(name).sample(range(len(lines)), 3):
+    for at in random.Random(name).sample(range(len(lines)), 2):
         going = Featurizer(SESSION)
         pushed(going, lines[:at])
         saved = going.save()

@@ -37,7 +37,7 @@ def test_moments_agree_with_scipy_where_scipy_is_accurate() -> None:
 
 def test_moments_of_integers_are_exact() -> None:
     m = Moments([2, 4, 4, 4, 5, 5, 7, 9])
-    assert (m.mean, m.m2, m.m3, m.m4) == (5, 4, Fraction(42, 8), Fraction(356, 8))
+    assert [m.mean, m.m2, m.m3, m.m4] == [Fraction(5), Fraction(4), Fraction(42, 8), Fraction(356, 8)]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,8 @@ def test_order_flow_by_hand() -> None:
 
 
 def test_advanced_losses_void_every_book_of_the_connection() -> None:
-    clean, lossy = replay(advanced.TAPES["advanced"]()), replay(advanced.TAPES["advanced_losses"]())
+    names = ("advanced", "advanced_losses")
+    clean, lossy = (replay(advanced.TAPES[name](), only_rows=lambda i: False) for name in names)
     assert clean.counts["gaps"] == 0
     starts = [(q["kind"], q["product_id"]) for q in lossy.quotes if q["kind"] == "gap_start"]
     assert sorted(starts) == [("gap_start", p) for p in ("AAA-USD", "AAA-USD", "BBB-USD", "BBB-USD")]
