@@ -57,7 +57,7 @@ find_uv() {
         trap 'rm -rf "$fetched"' EXIT
         say "fetching uv"
         if "$any" -m pip --version >/dev/null 2>&1; then
-            "$any" -m pip install --quiet --disable-pip-version-check --target "$fetched" uv
+            PIP_ROOT_USER_ACTION=ignore "$any" -m pip install --quiet --disable-pip-version-check --target "$fetched" uv
         elif "$any" -m venv "$fetched" >/dev/null 2>&1; then
             "$fetched/bin/python" -m pip install --quiet --disable-pip-version-check uv
         else
@@ -76,7 +76,8 @@ make_environment() {
     find_python
     find_uv
     runs .venv/bin/python "(3, 11) <= sys.version_info[:2] < (3, 13)" ||
-        "$uv" venv --quiet --clear --python "${python:-3.12}" .venv
+        "$uv" venv --quiet --clear --python "${python:-3.12}" .venv ||
+        fail "Python 3.11 or 3.12 could not be had: install one with your system's packages, then the same command again"
     "$uv" pip sync --quiet --python .venv/bin/python --require-hashes --only-binary :all: requirements.lock
     # the build back end comes from the lock, so that this last step needs no network
     "$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --offline --editable .
