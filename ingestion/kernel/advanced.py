@@ -162,8 +162,8 @@ class AdvancedDecoder:
             self._timely(i, t)
             price = floats([trade.price for trade in trades])
             size = floats([trade.size for trade in trades])
-            if not ((price > 0) & np.isfinite(price) & (size > 0) & np.isfinite(size)).all():
-                raise _Refusal("price or size is not a number > 0")
+            if not ((price > 0) & np.isfinite(price) & (size >= 0) & np.isfinite(size)).all():
+                raise _Refusal("price or size is not a number in range")
             if any(trade.side not in _MAKER for trade in trades):
                 raise _Refusal("side is neither BUY nor SELL")
             at = np.full(len(trades), i)

@@ -34,13 +34,17 @@ from ingestion.kernel.events import (
     Batch,
     Reject,
 )
-from ingestion.kernel.messages import CHANNELS, DECODER, Message, parse_times
+from ingestion.kernel.keys import repeats_a_key
+from ingestion.kernel.messages import CHANNELS, DECODER, HEAD, Message, parse_times
 
 _BOOK_CHANNELS = {"level2", "level2_batch", "level2_50", "l2_data"}
 _TRADE_CHANNELS = {"matches", "market_trades"}
 _HEARTBEAT_CHANNELS = {"heartbeat", "heartbeats"}
 _MAKER = {"buy": -1, "sell": 1}
 _LOG_KINDS = {"feed", None}
+_READ_TYPES = (
+    "ticker match last_match heartbeat l2update snapshot subscriptions error market_trades l2_data heartbeats"
+).split()
 
 
 def channel_flag(name: str) -> int:
@@ -167,7 +171,7 @@ class _Work:
         n_lines = self.data.count(b"\n") + (not self.data.endswith(b"\n") and len(self.data) > 0)
         decoder.line += n_lines
         messages: list[Message] | None = None
-        if not _REPEATED_KEY_SUSPECT(self.data):
+        if not repeats_a_key(self.data):
             try:
                 messages = DECODER.decode_lines(self.data)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -194,10 +198,13 @@ class _Work:
                 self.counts["empty_line"] += 1
                 continue
             try:
-                message = DECODER.decode(line)
-                _refuse_repeated_keys(line)
+                message = _decode_one(line)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                self.reject(i, start + 1 + i, _reason(error))
+                unread = _unread_type(line)
+                if unread:
+                    self.counts.update((unread, "unknown_type"))
+                else:
+                    self.reject(i, start + 1 + i, _reason(error))
                 continue
             messages.append(message)
             lines.append(i)
@@ -210,7 +217,7 @@ class _Work:
         texts = [m.raw for m in outer if m.raw is not None]
         inner: list[Message] | None = None
         joined = "\n".join(texts).encode()
-        if joined.count(b"\n") == len(texts) - 1 and not _REPEATED_KEY_SUSPECT(joined):
+        if joined.count(b"\n") == len(texts) - 1 and not repeats_a_key(joined):
             try:
                 inner = DECODER.decode_lines(joined)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -236,8 +243,7 @@ class _Work:
                     message = inner[at]
                 else:
                     try:
-                        message = DECODER.decode(m.raw)
-                        _refuse_repeated_keys(m.raw.encode())
+                        message = _decode_one(m.raw.encode())
                     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                         self.reject(int(lines[i]), number, _reason(error))
                         continue
@@ -387,7 +393,7 @@ class _Work:
         if kind == TRADE:
             checks += [
                 ("price is not a number > 0", ~((price > 0) & np.isfinite(price))),
-                ("size is not a number > 0", ~((size > 0) & np.isfinite(size))),
+                ("size is not a number >= 0", ~((size >= 0) & np.isfinite(size))),
                 ("side is neither buy nor sell", np.array([m.side not in _MAKER for m in ms], bool)),
                 ("time is missing, unreadable or without a zone", t < 0),
                 self._ahead(chunk, at, t),
@@ -511,17 +517,27 @@ def _empty(texts: list[str]) -> NDArray[np.bool_]:
     return np.zeros(len(texts), bool) if "" not in texts else np.array([not text for text in texts], bool)
 
 
+def _unread_type(line: bytes) -> str:
+    """Return the type of a line that nobody reads, whatever its fields hold; empty where it is one that is read."""
+    try:
+        head = HEAD.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+    name = head.type or head.channel or ""
+    return "" if name in _READ_TYPES or head.raw is not msgspec.UNSET else name
+
+
 def _reason(error: Exception) -> str:
     """Return why a line can't be decoded, without the position that would make each reason its own."""
     return re.sub(r" \(byte \d+\)", "", str(error)).split(" - at ")[0][:120]
 
 
-def _REPEATED_KEY_SUSPECT(data: bytes) -> bool:
-    return False
-
-
-def _refuse_repeated_keys(line: bytes) -> None:
-    """Raise where an object of the line names a key twice."""
+def _decode_one(line: bytes) -> Message:
+    """Decode one message, and refuse one that names a key twice."""
+    message = DECODER.decode(line)
+    if repeats_a_key(line):
+        raise msgspec.ValidationError("a key stands twice")
+    return message
 
 
 __all__: Sequence[str] = ["Chunk", "Decoder", "channel_flag"]

@@ -116,6 +116,15 @@ class Channel(msgspec.Struct):
     product_ids: list[str] = msgspec.field(default_factory=list)
 
 
+class Head(msgspec.Struct):
+    """What a message is, whatever else it holds."""
+
+    type: str | None = None
+    channel: str | None = None
+    raw: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+HEAD = msgspec.json.Decoder(Head)
 DECODER = msgspec.json.Decoder(Message, strict=False)
 CHANNELS = msgspec.json.Decoder(list[Channel | str], strict=False)
 

@@ -59,6 +59,8 @@ OPEN, TICKERS, BOOK = 0, 1, 2
 MATCHES = 2
 NONE, SYNCED, RESYNCING = 0, 1, 2
 QUOTE, GAP_START, GAP_END = 0, 1, 2
+# A snapshot without a time awaits the next l2update.
+NOTHING, LOADED, REFUSED = 0, 1, 2
 
 # Columns of a row's (quote's) integers.
 R_SESSION, R_N, R_K, R_TRIGGER, R_TIME_US, R_T, R_CREATED, R_CAUSE = range(8)
@@ -72,14 +74,14 @@ TILE = 8
 
 
 @inner
-def _quote_row(st, q_int, q_num, nq, kind, t, e):
+def _quote_row(st, q_int, q_num, nq, kind, t, e, created):
     s = st.s[0]
     q_int[Q_SESSION, nq] = e.session
     q_int[Q_N, nq] = e.n
     q_int[Q_K, nq] = e.k
     q_int[Q_KIND, nq] = kind
     q_int[Q_T, nq] = t
-    q_int[Q_CREATED, nq] = e.recv_ns if e.recv_ns >= 0 else s.watermark
+    q_int[Q_CREATED, nq] = created
     q_int[Q_CAUSE, nq] = e.n
     if kind == QUOTE:
         q_num[0, nq] = s.bid
@@ -126,29 +128,29 @@ def _same(a, b):
 
 
 @inner
-def _open_gap(st, t, e, q_int, q_num, nq):
+def _open_gap(st, t, e, created, q_int, q_num, nq):
     s = st.s[0]
     s.gap_open = 1
     s.gap_start = t
     if s.book_state == SYNCED:
         s.book_state = RESYNCING
     st.counts[C_GAPS] += 1
-    return _quote_row(st, q_int, q_num, nq, GAP_START, t, e)
+    return _quote_row(st, q_int, q_num, nq, GAP_START, t, e, created)
 
 
 @inner
-def _close_gap(st, t, e, q_int, q_num, nq):
+def _close_gap(st, t, e, created, q_int, q_num, nq):
     s = st.s[0]
     s.gap_open = 0
     s.gap_end = t
     s.gap_length = t - s.gap_start
     s.cover_start = t
-    return _quote_row(st, q_int, q_num, nq, GAP_END, t, e)
+    return _quote_row(st, q_int, q_num, nq, GAP_END, t, e, created)
 
 
 @inner
-def _load_snapshot(st, e, levels):
-    """Replace the book by a snapshot; a crossed one is refused (False) and changes nothing."""
+def _crossed(e, levels):
+    """Tell whether a snapshot's best bid is at or above its best ask."""
     high = -math.inf
     low = math.inf
     for i in range(e.lo, e.hi):
@@ -157,26 +159,33 @@ def _load_snapshot(st, e, levels):
                 high = max(high, levels[i].price)
             else:
                 low = min(low, levels[i].price)
-    if high >= low:
-        return False
+    return high >= low
+
+
+@inner
+def _load_snapshot(st, e, levels):
+    """Replace the book by a snapshot."""
     clear_book(st.blocks)
     for i in range(e.lo, e.hi):
         if levels[i].size > 0.0:
             set_level(st.levels, st.first, st.blocks, levels[i].side, levels[i].price, levels[i].size)
-    return True
 
 
 @inner
-def _choose_quotes(st, e):
-    """Fix the product's quote source at its first quote-bearing message of the session."""
+def _choose_quotes(st, e, refused):
+    """Fix the product's quote source at its first quote-bearing message of the session; True where it changes later.
+
+    Acknowledgements come one by one: a snapshot that takes effect proves that level2 is subscribed after all.
+    """
     s = st.s[0]
     if s.quote_source == OPEN:
         by_book = (s.subscribed >= 0 and s.subscribed & SUB_BOOK != 0) or e.kind != TICKER
         s.quote_source = BOOK if by_book else TICKERS
-    elif s.quote_source == TICKERS and e.kind == BOOK_SNAPSHOT:
-        # Acknowledgements come one by one: a snapshot proves that level2 is subscribed after all.
-        s.quote_source = BOOK
-        return True
+    elif s.quote_source == TICKERS and not refused:
+        loaded = e.kind == BOOK_UPDATE and s.book_pending == LOADED
+        if loaded or (e.kind == BOOK_SNAPSHOT and e.t_ns >= 0):
+            s.quote_source = BOOK
+            return True
     return False
 
 
@@ -196,7 +205,7 @@ def _shows_lost_trades(st, e):
     if e.trade_id < 0:
         return False
     if e.kind == TICKER:
-        if not e.size > 0.0:
+        if not e.size >= 0.0:
             return False
         _choose_trades(st, e)
         if s.trade_source != TICKERS:
@@ -238,20 +247,16 @@ def _without_time(st, e, levels):
     s = st.s[0]
     if e.kind == SUBSCRIBED:
         s.subscribed = e.flags
-        if e.flags & SUB_HEARTBEAT != 0:
-            s.heartbeats = 1
     elif e.kind == SEQUENCE_LOSS:
         s.lost = 1
     elif e.kind == LAST_TRADE:
         _shows_lost_trades(st, e)
     elif e.kind == BOOK_SNAPSHOT:
-        if _choose_quotes(st, e):
-            s.lost = 1
-        if not _load_snapshot(st, e, levels):
-            st.counts[C_BAD_SNAPSHOT] += 1
-            s.lost = 1
-        else:
-            s.book_pending = 1
+        refused = _crossed(e, levels)
+        _choose_quotes(st, e, refused)
+        s.book_pending = REFUSED if refused else LOADED
+        if not refused:
+            _load_snapshot(st, e, levels)
 
 
 @entry
@@ -312,10 +317,12 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q
             late = was - t > GRACE_NS
             st.counts[C_LATE if late else C_REORDERED] += 1
             t = was
-        if e.kind == HEARTBEAT:
-            s.heartbeats = 1
+        created = e.recv_ns if e.recv_ns >= 0 else t
+        refused = e.kind == BOOK_SNAPSHOT and _crossed(e, levels)
         lost_trades = _shows_lost_trades(st, e)
-        changed = (e.kind == TICKER or e.kind == BOOK_UPDATE or e.kind == BOOK_SNAPSHOT) and _choose_quotes(st, e)
+        changed = False
+        if e.kind == TICKER or e.kind == BOOK_UPDATE or e.kind == BOOK_SNAPSHOT:
+            changed = _choose_quotes(st, e, refused)
         gap = False
         if s.started == 0:
             s.started = 1
@@ -324,7 +331,8 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q
             if every_ns > 0:
                 s.next_grid = -(-t // every_ns) * every_ns
         else:
-            silent = t - was > (SILENCE_HEARTBEAT_NS if s.heartbeats == 1 else SILENCE_NS)
+            beats = s.heartbeats == 1 or (s.subscribed >= 0 and s.subscribed & SUB_HEARTBEAT != 0)
+            silent = t - was > (SILENCE_HEARTBEAT_NS if beats else SILENCE_NS)
             gap = reconnected or silent or lost_trades or s.lost == 1 or changed
             if gap:
                 if reconnected:
@@ -338,6 +346,8 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q
                 else:
                     st.counts[C_SEQUENCE] += 1
         s.lost = 0
+        if e.kind == HEARTBEAT:
+            s.heartbeats = 1
 
         # Which seconds does it pass? Inside a gap none, but the watermark's own second lies before it.
         if every_ns > 0:
@@ -350,15 +360,15 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q
             if s.next_grid < t:
                 s.next_grid = -(-t // every_ns) * every_ns
         if gap and s.gap_open == 0:
-            nq = _open_gap(st, was, e, q_int, q_num, nq)
+            nq = _open_gap(st, was, e, created, q_int, q_num, nq)
             if not (had_book or changed):
-                nq = _close_gap(st, t, e, q_int, q_num, nq)
+                nq = _close_gap(st, t, e, created, q_int, q_num, nq)
 
         # The clock.
         s.watermark = t
         s.session = e.session
         s.n = e.n
-        s.recv = e.recv_ns if e.recv_ns >= 0 else t
+        s.recv = created
         s.grid_k = 0
 
         # Quote and book sample. An update after a snapshot without a time gives two: the snapshot's, then its own.
@@ -367,10 +377,10 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q
         if is_book and not is_quote:
             st.counts[C_IGNORED] += 1
         if is_quote and e.kind == TICKER and s.gap_open == 1:
-            nq = _close_gap(st, t, e, q_int, q_num, nq)
+            nq = _close_gap(st, t, e, created, q_int, q_num, nq)
             s.book_state = NONE
         for part in range(2):
-            if not is_quote or (part == 0 and not (e.kind == BOOK_UPDATE and s.book_pending == 1)):
+            if not is_quote or (part == 0 and not (e.kind == BOOK_UPDATE and s.book_pending != NOTHING)):
                 continue
             bid = e.bid
             ask = e.ask
@@ -380,25 +390,27 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q
             ask_l10 = 0.0
             if is_book:
                 if part == 0 or e.kind == BOOK_SNAPSHOT:
-                    if part == 1 and not _load_snapshot(st, e, levels):
+                    if refused if part == 1 else s.book_pending == REFUSED:
                         st.counts[C_BAD_SNAPSHOT] += 1
                         if s.book_state == SYNCED and s.gap_open == 0:
-                            nq = _open_gap(st, t, e, q_int, q_num, nq)
+                            nq = _open_gap(st, t, e, created, q_int, q_num, nq)
+                        s.book_state = RESYNCING
+                        s.book_pending = NOTHING
                         continue
-                    s.book_pending = 0
+                    if part == 1:
+                        _load_snapshot(st, e, levels)
+                    s.book_pending = NOTHING
                     s.book_state = SYNCED
                     if s.gap_open == 1:
-                        nq = _close_gap(st, t, e, q_int, q_num, nq)
+                        nq = _close_gap(st, t, e, created, q_int, q_num, nq)
                 elif s.book_state != SYNCED:
                     st.counts[C_IGNORED] += 1
                     continue
                 else:
                     for j in range(e.lo, e.hi):
-                        if (
-                            set_level(st.levels, st.first, st.blocks, levels[j].side, levels[j].price, levels[j].size)
-                            == 0
-                        ):
-                            st.counts[C_UNKNOWN] += 1
+                        level = levels[j]
+                        known = set_level(st.levels, st.first, st.blocks, level.side, level.price, level.size)
+                        st.counts[C_UNKNOWN] += 1 - known
                 bid, bid_size = best(st.levels, st.blocks, BIDS)
                 ask, ask_size = best(st.levels, st.blocks, ASKS)
                 bid_l10 = depth(st.levels, st.blocks, BIDS, TOP)
@@ -410,7 +422,7 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q
             elif bid >= ask:
                 st.counts[C_CROSSED_BOOK if is_book else C_CROSSED] += 1
                 if is_book:
-                    nq = _open_gap(st, t, e, q_int, q_num, nq)
+                    nq = _open_gap(st, t, e, created, q_int, q_num, nq)
             else:
                 price_changed = s.mid_valid == 0 or bid != s.bid or ask != s.ask
                 if price_changed or not (_same(bid_size, s.bid_size) and _same(ask_size, s.ask_size)):
@@ -422,7 +434,7 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q
                     if price_changed:
                         mid = 0.5 * (bid + ask)
                         enter_mid(s, st.mid_t, st.mid_v, st.acc, st.index, t, mid, (ask - bid) / mid)
-                    nq = _quote_row(st, q_int, q_num, nq, QUOTE, t, e)
+                    nq = _quote_row(st, q_int, q_num, nq, QUOTE, t, e, created)
                 if bid_size > 0.0 and ask_size > 0.0:
                     enter_sample(
                         s, st.sample_t, st.sample_v, st.acc, st.index, t, bid, ask, bid_size, ask_size, bid_l10, ask_l10
@@ -431,7 +443,7 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q
             continue
 
         # Trade, then ticker, then its row.
-        by_ticker = e.kind == TICKER and s.trade_source == TICKERS and e.trade_id >= 0 and e.size > 0.0
+        by_ticker = e.kind == TICKER and s.trade_source == TICKERS and e.trade_id >= 0 and e.size >= 0.0
         if by_ticker or (e.kind == TRADE and s.trade_source == MATCHES):
             enter_trade(s, st.trade_t, st.trade_v, st.acc, st.index, t, e.size, e.side)
         if e.kind == TICKER:

@@ -8,7 +8,6 @@ from tests.oracle.tapes import (
     MS,
     START_NS,
     S,
-    envelope,
     heartbeat,
     line,
     match,
@@ -82,18 +81,11 @@ def tickers_until_an_untimed_snapshot_counts() -> list[bytes]:
     return [line(m) for m in feed]
 
 
-def numbers_out_of_order() -> list[bytes]:
-    """DESIGN §2: consumers drop any n they have *seen*; 3 after 5 has not been."""
-    order = (1, 2, 5, 3, 4, 5, 6)
-    times = [START_NS + i * S for i in range(len(order))]
-    return [envelope(quoted(t, 100.0 + n), t, "a" * 16, n) for t, n in zip(times, order, strict=True)]
-
-
 TAPES = {
     tape.__name__: tape
     for tape in (
         repeated_key, unknown_type_with_a_known_field, trade_of_size_zero, first_heartbeat_after_six_seconds,
         heartbeats_unsubscribed, first_snapshot_crossed, first_snapshot_crossed_untimed,
-        crossed_snapshot_after_tickers, tickers_until_an_untimed_snapshot_counts, numbers_out_of_order,
+        crossed_snapshot_after_tickers, tickers_until_an_untimed_snapshot_counts,
     )
 }  # fmt: skip

@@ -46,10 +46,10 @@ class Oracle:
         count = self.out.counts
         count["lines"] += 1
         session = self.sessions.setdefault(line.session, Session())
-        if line.n in session.seen:
+        if line.n <= session.last_n:
             count["duplicate"] += 1
             return
-        session.seen.add(line.n)
+        session.last_n = line.n
         count[f"type:{line.name}"] += 1
         if line.reason is not None:
             count["malformed"] += 1

@@ -30,7 +30,7 @@ class Result:
 class Session:
     """One connection."""
 
-    seen: set[int] = field(default_factory=set)
+    last_n: int = 0
     channels: dict[str, list[str]] = field(default_factory=dict)
     sequence: int | None = None
     products: list[str] = field(default_factory=list)

@@ -9,24 +9,15 @@ from tests.oracle import disputed, tapes
 from tests.oracle.compare import count_differences, differences, edge_differences
 from tests.oracle.naive import replay
 
-OPEN = pytest.mark.xfail(strict=True, raises=AssertionError, reason="the kernel does not follow this reading yet")
-"""On what is still to be decided or mended; taken off as it is."""
 
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=OPEN) for name in disputed.TAPES])
+@pytest.mark.parametrize("name", disputed.TAPES)
 def test_reading(name: str) -> None:
     lines = disputed.TAPES[name]()
     kernel, oracle = stream_rows(lines, session="a" * 16), replay(lines, session="a" * 16)
     assert differences(kernel.rows, kernel.quotes, oracle) + count_differences(kernel.counts, oracle) == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "two_sessions", "book", *(pytest.param(name, marks=OPEN) for name in
-                                  ("silent_day", "matches_and_tickers", "book_after_tickers")),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("name", ["two_sessions", "book", "silent_day", "matches_and_tickers", "book_after_tickers"])
 def test_edges_of_gaps_are_created_when_they_are_known(name: str) -> None:
     """``created_timestamp`` is the message's receive time, where unknown its effective time, as ADR 1 (27) has it."""
     lines = tapes.TAPES[name]()
