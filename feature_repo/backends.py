@@ -12,6 +12,7 @@ from typing import Literal
 
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.infra.registry.file import FileRegistryStore
+from feast.protos.feast.core.DataSource_pb2 import DataSource
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.repo_config import RegistryConfig
 from google.protobuf.message import Message
@@ -86,7 +87,7 @@ def _meaning(registry: Registry) -> dict[str, list[bytes]]:
     copy.CopyFrom(registry)
     copy.ClearField("version_id")
     copy.ClearField("last_updated")
-    _forget_times(copy)
+    _forget_circumstance(copy)
     said = {}
     for field, value in copy.ListFields():
         many = field.message_type is not None and not isinstance(value, Message)
@@ -96,10 +97,13 @@ def _meaning(registry: Registry) -> dict[str, list[bytes]]:
     return said
 
 
-def _forget_times(message: Message) -> None:
+def _forget_circumstance(message: Message) -> None:
+    """Clear times of registration, and the class of a stock source, which Feast gives once and then leaves out."""
+    if isinstance(message, DataSource) and message.type != DataSource.CUSTOM_SOURCE:
+        message.ClearField("data_source_class_type")
     for field, value in message.ListFields():
         if field.name in {"created_timestamp", "last_updated_timestamp"}:
             message.ClearField(field.name)
         elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
             for part in [value] if isinstance(value, Message) else value:
-                _forget_times(part)
+                _forget_circumstance(part)

@@ -25,8 +25,8 @@ class Entities:
     table: pa.Table
     time: str
 
-    def asked(self, keys: Sequence[str]) -> pl.DataFrame:
-        """Join keys and times (int64 ns, :data:`~feature_repo.asof.TIME`) of each row.
+    def require(self, keys: Sequence[str]) -> None:
+        """Refuse a table without one of the join keys.
 
         Raises
         ------
@@ -36,6 +36,9 @@ class Entities:
         missing = [key for key in keys if key not in self.table.column_names]
         if missing:
             raise InputError(f"entity_df: no column {missing}, only {self.table.column_names}; add the join keys")
+
+    def asked(self, keys: Sequence[str]) -> pl.DataFrame:
+        """Join keys and times (int64 ns, :data:`~feature_repo.asof.TIME`) of each row."""
         frame = pl.DataFrame(pl.from_arrow(self.table.select(list(dict.fromkeys([*keys, self.time])))))
         times = nanoseconds(frame.lazy(), self.time).alias(TIME)
         return frame.select([*(pl.col(key) for key in keys), times])

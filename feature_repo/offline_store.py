@@ -91,7 +91,7 @@ class PolarsOfflineStore(OfflineStore):  # type: ignore[misc]
                 f"or ask with full_feature_names=True"
             )
         for view in views:
-            asked.asked([name for _, name in view.keys])  # refuse a missing key now, not when the job runs
+            asked.require([name for _, name in view.keys])
 
         def evaluate() -> pa.Table:
             table = asked.table
