@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, cast
 
 import msgspec
 import zstandard
@@ -45,7 +45,7 @@ def find_tapes(paths: Sequence[Path]) -> list[Tape]:
     InputError
         If a path does not exist, is no tape by its name, or a folder holds none.
     """
-    tapes = []
+    tapes: list[Tape] = []
     for path in paths:
         if path.is_dir():
             found = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
@@ -63,7 +63,7 @@ def find_tapes(paths: Sequence[Path]) -> list[Tape]:
 
 def _open(raw: IO[bytes], name: str) -> IO[bytes]:
     if name.endswith(".gz"):
-        return gzip.GzipFile(fileobj=raw)
+        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
     if name.endswith(".zst"):
         reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
         return io.BufferedReader(reader, _BLOCK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -124,7 +125,7 @@ class Featurizer:
 
     def _product(
         self, product: str, events: NDArray[np.void], levels: NDArray[np.void]
-    ) -> Iterator[tuple[NDArray, ...]]:
+    ) -> Iterator[tuple[NDArray[Any], ...]]:
         options = self.options
         state = self._states.get(product)
         if state is None:

@@ -122,9 +122,9 @@ def quote_table(product: str, sessions: list[str], ints: NDArray[np.int64], numb
 
 def cause_of_rows(ints: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the message that made each feature row."""
-    return ints[R_CAUSE].copy()
+    return np.array(ints[R_CAUSE])
 
 
 def cause_of_quotes(ints: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the message that made each quote row."""
-    return ints[Q_CAUSE].copy()
+    return np.array(ints[Q_CAUSE])

@@ -142,7 +142,7 @@ class State(NamedTuple):
     sample_t: NDArray[np.int64]
     sample_v: NDArray[np.float64]
     acc: NDArray[np.float64]
-    index: NDArray[np.int64]
+    index: NDArray[np.int64]  # type: ignore[assignment]  # the name of a method of tuples, which nobody calls
     queue: NDArray[np.int64]
     lag_std: NDArray[np.float64]
     counts: NDArray[np.int64]

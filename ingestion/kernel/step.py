@@ -70,7 +70,7 @@ ROW_MARGIN = 80
 """Free rows a message may need: a grid row for each second of a silence that is no gap, and its own."""
 QUOTE_MARGIN = 8
 TILE = 8
-"""Rows gathered before they are turned into columns: a row's 146 columns lie on 146 pages, eight rows share the trip."""
+"""Rows gathered before they are turned into columns: 146 columns lie on 146 pages, and eight rows share the trip."""
 
 
 @inner

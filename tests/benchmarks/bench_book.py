@@ -1,8 +1,8 @@
 """How fast the book takes changes: 30,000 levels a side, top and ten-level depth read after each message.
 
-Changes fall near the touch, as they do: geometric in levels with a mean of 300, a tenth anywhere. A third remove a level,
-a third bring it back or add one, a third change a size. Caveat: messages are arrays already; decoding is measured in
-``bench_replay``.
+Changes fall near the touch, as they do: geometric in levels with a mean of 300, a tenth anywhere; a third remove a
+level, the rest set a size, which brings removed levels back. Caveat: messages are arrays already; decoding is measured
+in ``bench_replay``.
 """
 
 from __future__ import annotations
