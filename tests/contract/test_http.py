@@ -84,6 +84,9 @@ def served(app: ASGIApp) -> Iterator[httpx.Client]:
 def start(data_dir: Path, redis_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Kit]]:
     stack = ExitStack()
 
+    # other tests of this process may have had BentoML or MLflow set it; this application counts in one process
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+
     def build(address: str = redis_server, clock: str = "wall") -> Kit:
         monkeypatch.setenv("VOLSPIKE_REDIS_URL", address)
         monkeypatch.setenv("VOLSPIKE_CLOCK", clock)
