@@ -26,6 +26,8 @@ from ingestion import tables
 from ingestion.table_schema import conform
 
 SESSION = "00f1a2b3c4d5e6f7"
+QUICK = {"rows_count": 5_000, "repeats": 1}
+"""Arguments of a run that only shows that it works."""
 
 
 def make_rows(n: int, *, start: int = 0, seed: int = 0) -> pa.Table:

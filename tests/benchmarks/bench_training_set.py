@@ -33,6 +33,8 @@ START_US = 1_760_000_000_000_000
 STEP_US = 250_000
 TARGET_S = 6.0
 TARGET_GB = 6.0
+QUICK = {"rows": 20_000}
+"""Arguments of a run that only shows that it works."""
 
 
 def write_features(tables: Path, rows: int) -> None:
