@@ -20,10 +20,11 @@ demo: setup ## the whole job by itself: tape to forecasts over HTTP; ARGS="--tap
 test: setup ## all tests but slow, bench and chaos; ARGS="-k name" for some
 	@$(PYTHON_ENV)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not bench and not chaos" $(ARGS)
 
-check: setup ## ruff, mypy --strict, import directions, docs
+check: setup ## ruff, mypy --strict, import directions, docs, doctests
 	$(PYTHON_ENV)/ruff check .
 	$(PYTHON_ENV)/mypy
 	$(PYTHON_ENV)/pytest -q tests/unit/test_import_directions.py tests/unit/test_docs.py
+	$(PYTHON_ENV)/pytest -q --doctest-modules feature_repo ingestion training serving monitoring infra
 
 bench: setup ## every measured target; ARGS="replay" for one
 	@$(PYTHON_ENV)/volspike bench $(if $(ARGS),$(ARGS),all)
