@@ -114,7 +114,9 @@ class Assembler:
             own = by_code.get(product, np.zeros(0, np.int64))
             mine = own
             if len(shared):
-                joined = [s for s in shared if self._concerns(events, order, int(s), product, own[own_kinds[own]], seen)]
+                joined = [
+                    s for s in shared if self._concerns(events, order, int(s), product, own[own_kinds[own]], seen)
+                ]
                 # What concerns every product goes before what the same message says of this one.
                 mine = np.concatenate((np.array(joined, np.int64), own))
             if len(mine):

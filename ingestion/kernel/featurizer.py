@@ -30,6 +30,8 @@ from ingestion.kernel.step import QUOTE_MARGIN, ROW_MARGIN, TILE, run
 
 _STRETCH = 8192
 """Events taken at once: rings need room for the longest window and one stretch, and stay in the cache."""
+_PIECE = 1 << 19
+"""Bytes of lines decoded at once."""
 _FAR_FUTURE_NS = 2**62
 
 
@@ -97,52 +99,41 @@ class Featurizer:
         Rows
             What these lines made; rejected lines are appended to ``rejects``.
         """
-        return self.push(self.decoder.decode(data, _FAR_FUTURE_NS if now_ns is None else now_ns))
+        bound = _FAR_FUTURE_NS if now_ns is None else now_ns
+        return self.push([self.decoder.decode(piece, bound) for piece in _pieces(data)])
 
-    def push(self, batch: Batch) -> Rows:
-        """Take a decoded batch."""
-        self.counts.update(batch.counts)
-        self.rejects.extend(batch.rejects)
-        tables: list[pa.Table] = []
-        causes: list[NDArray[np.int64]] = []
-        quotes: list[pa.Table] = []
-        quote_causes: list[NDArray[np.int64]] = []
-        for product, events in batch.events.items():
-            for r_int, r_num, q_int, q_num in self._product(product, events, batch.levels):
+    def push(self, batches: Sequence[Batch]) -> Rows:
+        """Take decoded batches, in order."""
+        stretches: dict[str, list[tuple[Batch, NDArray[np.void]]]] = defaultdict(list)
+        for batch in batches:
+            self.counts.update(batch.counts)
+            self.rejects.extend(batch.rejects)
+            for product, events in batch.events.items():
+                stretches[product].append((batch, events))
+        rows = _Gathered(ROW_SCHEMA)
+        quotes = _Gathered(QUOTE_SCHEMA)
+        for product, parts in stretches.items():
+            for r_int, r_num, q_int, q_num in self._product(product, parts):
                 if r_int.shape[1]:
-                    tables.append(feature_table(product, batch.sessions, r_int, r_num))
-                    causes.append(cause_of_rows(r_int))
+                    rows.add(feature_table(product, self.decoder.sessions, r_int, r_num), cause_of_rows(r_int))
                 if q_int.shape[1]:
-                    quotes.append(quote_table(product, batch.sessions, q_int, q_num))
-                    quote_causes.append(cause_of_quotes(q_int))
-        none = np.zeros(0, np.int64)
-        return Rows(
-            features=pa.concat_tables(tables) if tables else ROW_SCHEMA.empty_table(),
-            cause_n=np.concatenate(causes) if causes else none,
-            quotes=pa.concat_tables(quotes) if quotes else QUOTE_SCHEMA.empty_table(),
-            quote_cause_n=np.concatenate(quote_causes) if quote_causes else none,
-        )
+                    quotes.add(quote_table(product, self.decoder.sessions, q_int, q_num), cause_of_quotes(q_int))
+        return Rows(*rows.joined(), *quotes.joined())
 
     def _product(
-        self, product: str, events: NDArray[np.void], levels: NDArray[np.void]
-    ) -> Iterator[tuple[NDArray[Any], ...]]:
+        self, product: str, parts: list[tuple[Batch, NDArray[np.void]]]
+    ) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]]:
+        """Run one product's events; yield rows' integers and numbers, then quotes', whenever the output is full."""
         options = self.options
-        state = self._states.get(product)
-        if state is None:
-            state = states.new_state()
+        state = self._states.get(product) or states.new_state()
+        before = state.counts.copy()
         wanted = np.array([w in options.windows for w in WINDOWS])
         every_ns = 0 if options.every_s is None else options.every_s * 1_000_000_000
-        before = state.counts.copy()
-        capacity = _odd_lines(len(events) + len(events) // 2 + 4 * ROW_MARGIN)
-        at = 0
-        while at < len(events):
-            r_int, r_num = np.empty((8, capacity), np.int64), np.empty((len(FEATURE_NAMES), capacity))
-            tile = np.empty((TILE, len(FEATURE_NAMES)))
-            q_capacity = 2 * len(events) + 4 * QUOTE_MARGIN
-            q_int, q_num = np.empty((7, q_capacity), np.int64), np.empty((4, q_capacity))
-            nr = nq = 0
-            full = False
-            while at < len(events) and not full:
+        total = sum(len(events) for _, events in parts)
+        out = _Output(total)
+        for batch, events in parts:
+            at = 0
+            while at < len(events):
                 stretch = events[at : at + _STRETCH]
                 kinds = np.bincount(stretch["kind"], minlength=16)
                 books = int(kinds[BOOK_UPDATE] + kinds[BOOK_SNAPSHOT])
@@ -150,25 +141,15 @@ class Featurizer:
                 state = states.make_room(
                     state, tickers=int(kinds[TICKER]), trades=int(kinds[TRADE]), books=books, levels=touched
                 )
-                taken, nr, nq = run(
-                    state,
-                    stretch,
-                    levels,
-                    0,
-                    every_ns,
-                    options.compute_every_n,
-                    wanted,
-                    r_int,
-                    r_num,
-                    tile,
-                    q_int,
-                    q_num,
-                    nr,
-                    nq,
+                thin = options.compute_every_n
+                taken, out.rows, out.quotes = run(
+                    state, stretch, batch.levels, 0, every_ns, thin, wanted, *out.arrays, out.rows, out.quotes
                 )
                 at += taken
-                full = taken < len(stretch)
-            yield r_int[:, :nr], r_num[:, :nr], q_int[:, :nq], q_num[:, :nq]
+                if taken < len(stretch):
+                    yield out.filled()
+                    out = _Output(total)
+        yield out.filled()
         self._states[product] = state
         for name, more in zip(states.COUNTERS, (state.counts - before).tolist(), strict=True):
             if more:
@@ -227,10 +208,53 @@ class Featurizer:
         return self
 
 
-def _odd_lines(rows: int) -> int:
-    """Round up so that columns of float64 start an odd number of cache lines apart and don't share cache sets."""
-    lines = -(-rows // 8)
-    return 8 * (lines | 1)
+class _Output:
+    """Room for the rows and quotes of some events; one allocation, so that large ones get huge pages."""
+
+    def __init__(self, events: int) -> None:
+        # Columns start an odd number of cache lines apart, so that they don't share cache sets.
+        capacity = 8 * ((events + events // 2 + 4 * ROW_MARGIN) // 8 | 1)
+        quotes = 2 * events + 4 * QUOTE_MARGIN
+        self.arrays = (
+            np.empty((8, capacity), np.int64),
+            np.empty((len(FEATURE_NAMES), capacity)),
+            np.empty((TILE, len(FEATURE_NAMES))),
+            np.empty((7, quotes), np.int64),
+            np.empty((4, quotes)),
+        )
+        self.rows = 0
+        self.quotes = 0
+
+    def filled(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return the parts that hold something."""
+        r_int, r_num, _, q_int, q_num = self.arrays
+        return r_int[:, : self.rows], r_num[:, : self.rows], q_int[:, : self.quotes], q_num[:, : self.quotes]
+
+
+class _Gathered:
+    """Tables on their way into one, each with the messages that made its rows."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._tables = [schema.empty_table()]
+        self._causes = [np.zeros(0, np.int64)]
+
+    def add(self, table: pa.Table, causes: NDArray[np.int64]) -> None:
+        """Take one more table."""
+        self._tables.append(table)
+        self._causes.append(causes)
+
+    def joined(self) -> tuple[pa.Table, NDArray[np.int64]]:
+        """Return all of it."""
+        return pa.concat_tables(self._tables), np.concatenate(self._causes)
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Cut lines into pieces that, decoded, stay in the second-level cache."""
+    at = 0
+    while at < len(data):
+        cut = data.find(b"\n", at + _PIECE) + 1 or len(data)
+        yield data[at:cut] if cut - at < len(data) else data
+        at = cut
 
 
 @dataclass(slots=True)

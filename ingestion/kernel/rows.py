@@ -67,6 +67,14 @@ def _text(codes: NDArray[np.int64], words: pa.Array) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), words).cast(pa.string())
 
 
+def _nullable(values: NDArray[np.float64]) -> pa.Array:
+    """Return the values without copying them, NaN as null."""
+    missing = np.isnan(values)
+    nulls = int(np.count_nonzero(missing))
+    valid = pa.py_buffer(np.packbits(~missing, bitorder="little")) if nulls else None
+    return pa.Array.from_buffers(pa.float64(), len(values), [valid, pa.py_buffer(values)], nulls)
+
+
 def _counter(values: NDArray[np.float64]) -> pa.Array:
     missing = np.isnan(values)
     if missing.any():
@@ -100,7 +108,7 @@ def feature_table(product: str, sessions: list[str], ints: NDArray[np.int64], nu
         pa.array(ints[R_CREATED] // 1000).cast(_TIME),
     ]
     for feature, values in zip(FEATURES, numbers, strict=True):
-        columns.append(_counter(values) if feature.dtype == "int64" else pa.array(values, from_pandas=True))
+        columns.append(_counter(values) if feature.dtype == "int64" else _nullable(values))
     return pa.Table.from_arrays(columns, schema=ROW_SCHEMA)
 
 
@@ -115,7 +123,7 @@ def quote_table(product: str, sessions: list[str], ints: NDArray[np.int64], numb
         _text(ints[Q_KIND], _KINDS),
         pa.array(ints[Q_T]),
         pa.array(ints[Q_CREATED] // 1000).cast(_TIME),
-        *(pa.array(values, from_pandas=True) for values in numbers),
+        *(_nullable(values) for values in numbers),
     ]
     return pa.Table.from_arrays(columns, schema=QUOTE_SCHEMA)
 

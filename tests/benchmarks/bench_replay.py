@@ -87,7 +87,7 @@ def _job_parts(tape: str, folder: str) -> dict[str, float]:
         t0 = time.perf_counter()
         batch = featurizer.decoder.decode(data, 2**62)
         t1 = time.perf_counter()
-        rows.append(featurizer.push(batch))
+        rows.append(featurizer.push([batch]))
         spent["decode"] += t1 - t0
         spent["kernel"] += time.perf_counter() - t1
         tickers += batch.counts["ticker"]
@@ -144,7 +144,7 @@ def _job_window(_tape: str, held: str) -> dict[str, float]:
     def take(lo: int, hi: int) -> float:
         began = time.process_time()
         for at in range(lo, hi, 10_000):
-            featurizer.push(Batch(events={"BTC-USD": events[at : at + 10_000]}, sessions=["0" * 16]))
+            featurizer.push([Batch(events={"BTC-USD": events[at : at + 10_000]})])
         return time.process_time() - began
 
     # The windows are full after the first 110,000.
