@@ -19,6 +19,7 @@ from ingestion.kernel.events import LEVEL
 
 LEVELS = 30_000
 CHANGES = 2_000_000
+QUICK = {"changes": 200_000}
 MID = 5_000_000
 
 
@@ -46,23 +47,23 @@ def _full_book() -> Book:
     return book
 
 
-def _changes(rng: np.random.Generator) -> NDArray[np.void]:
-    levels = np.zeros(CHANGES, LEVEL)
-    levels["side"] = rng.integers(0, 2, CHANGES)
-    near = np.minimum(rng.geometric(1 / 300, CHANGES), LEVELS)
-    away = np.where(rng.random(CHANGES) < 0.1, rng.integers(1, LEVELS + 1, CHANGES), near)
+def _changes(rng: np.random.Generator, count: int) -> NDArray[np.void]:
+    levels = np.zeros(count, LEVEL)
+    levels["side"] = rng.integers(0, 2, count)
+    near = np.minimum(rng.geometric(1 / 300, count), LEVELS)
+    away = np.where(rng.random(count) < 0.1, rng.integers(1, LEVELS + 1, count), near)
     levels["price"] = (MID + np.where(levels["side"] == ASKS, away, -away)) / 100
-    levels["size"] = np.where(rng.random(CHANGES) < 1 / 3, 0.0, rng.random(CHANGES) + 0.01)
+    levels["size"] = np.where(rng.random(count) < 1 / 3, 0.0, rng.random(count) + 0.01)
     return levels
 
 
-def run() -> list[dict[str, Any]]:
+def run(changes: int = CHANGES) -> list[dict[str, Any]]:
     """Return changes per second at 1 and 20 changes a message."""
     rng = np.random.default_rng(5)
     results = []
     for per_message, target in ((1, 1_000_000), (20, 3_000_000)):
-        book = reserve(_full_book(), CHANGES)
-        levels = _changes(rng)
+        book = reserve(_full_book(), changes)
+        levels = _changes(rng, changes)
         _apply(book, levels[:1000], per_message)
         began = time.perf_counter()
         _apply(book, levels, per_message)
@@ -70,7 +71,7 @@ def run() -> list[dict[str, Any]]:
         results.append(
             {
                 "metric": f"book, {per_message} changes a message",
-                "value": CHANGES / seconds,
+                "value": changes / seconds,
                 "unit": "changes/s",
                 "target": target,
                 "op": ">=",

@@ -21,6 +21,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 TICKERS = 300_000
+QUICK = {"tickers": 30_000}
 START = 1_762_932_011_000_000_000
 
 
@@ -48,13 +49,14 @@ def write_tickers(path: Path, count: int, rate: float = 14.0, seed: int = 1) -> 
 def _child(job: str, *args: str) -> dict[str, float]:
     one = {f"{name}_NUM_THREADS": "1" for name in ("ARROW", "OMP", "NUMBA", "OPENBLAS", "RAYON")}
     env = {**os.environ, **one, "POLARS_MAX_THREADS": "1", "ARROW_IO_THREADS": "1"}
-    done = subprocess.run([sys.executable, __file__, job, *args], env=env, cwd=ROOT, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, __file__, job, *args], env=env, cwd=ROOT, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _warm(folder: Path) -> None:
     from ingestion.replay import replay
 
+    folder.mkdir(parents=True, exist_ok=True)
     tape = folder / "warm.ndjson"
     write_tickers(tape, 200, seed=9)
     replay([tape], out=folder / "warm")
@@ -140,6 +142,7 @@ def _job_window(_tape: str, held: str) -> dict[str, float]:
     events["trade_id"] = np.arange(count)
     events["side"] = rng.integers(0, 2, count) * 2 - 1
     featurizer = Featurizer(options=Options(every_s=None))
+    featurizer.decoder.session_index("0" * 16)
 
     def take(lo: int, hi: int) -> float:
         began = time.process_time()
