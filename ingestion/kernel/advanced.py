@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingestion.kernel.assemble import EVERY_PRODUCT, Assembler, floats
+from ingestion.kernel.chunk import Chunk, channel_flag
 from ingestion.kernel.events import (
     BOOK_SNAPSHOT,
     BOOK_UPDATE,
@@ -20,9 +20,6 @@ from ingestion.kernel.events import (
     TRADE,
 )
 from ingestion.kernel.messages import AdvancedEvent, parse_times
-
-if TYPE_CHECKING:
-    from ingestion.kernel.decode import Chunk
 
 _SIDES = {"bid": 0, "offer": 1}
 _MAKER = {"BUY": -1, "SELL": 1}
@@ -54,7 +51,7 @@ class AdvancedDecoder:
         self.held: list[tuple[NDArray[np.void], NDArray[np.int64], list[str]]] = []
         """Events of the message at hand: used whole or not at all."""
 
-    def take(self, indexes: list[int], channel_flag: Callable[[str], int]) -> None:
+    def take(self, indexes: list[int]) -> None:
         """Decode the messages at ``indexes``."""
         stamps = parse_times([self.chunk.messages[i].timestamp or "" for i in indexes])
         for i, stamp in zip(indexes, stamps, strict=True):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ingestion.kernel.chunk import Chunk
 from ingestion.kernel.events import (
     EVENT,
     LEVEL,
@@ -15,9 +15,6 @@ from ingestion.kernel.events import (
     NO_TIME,
     SUBSCRIBED,
 )
-
-if TYPE_CHECKING:
-    from ingestion.kernel.decode import Chunk
 
 EVERY_PRODUCT = ""
 """Stands for a product where an event concerns all that its session has seen."""
