@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -112,9 +113,9 @@ def test_ui_serves_the_registry(data_dir, free_port):
             assert server.stderr is not None
             started = next((line for line in server.stderr if "running on" in line), None)
             assert started is not None, "feast ui ended without serving"
-            connection = http.client.HTTPConnection("127.0.0.1", free_port, timeout=30)
-            connection.request("GET", "/projects-list.json")
-            projects = json.loads(connection.getresponse().read())["projects"]
+            with closing(http.client.HTTPConnection("127.0.0.1", free_port, timeout=30)) as connection:
+                connection.request("GET", "/projects-list.json")
+                projects = json.loads(connection.getresponse().read())["projects"]
             assert "volspike" in [project["id"] for project in projects]
         finally:
             server.terminate()
