@@ -177,9 +177,12 @@ def replay(
                 dead.take(tape, stream)
         sink.close(stream)
         summary.dead_letters = dead.name
-    if not summary.counts:
+    if not any(n for name, n in summary.counts.items() if not name.startswith(("malformed", "empty_line"))):
+        why = summary.damaged or [name for name in summary.counts if name.startswith("malformed: ")][:3]
+        kept = f"; the {summary.counts['malformed']:,} lines are in {dead.name}" if dead.name else ""
         raise InputError(
-            f"{', '.join(map(str, paths))}: no message in it; {'; '.join(summary.damaged) or 'it is empty'}"
+            f"{', '.join(map(str, paths))}: no message in it, must hold Coinbase messages, one JSON object a line; "
+            f"{'; '.join(why) or 'it is empty'}{kept}"
         )
     summary.seconds = time.perf_counter() - began
     return summary

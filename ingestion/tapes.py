@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Any, Final
 
 import msgspec
 import zstandard
@@ -19,6 +18,10 @@ from feature_repo.errors import InputError
 SUFFIXES: Final = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz", ".ndjson.zst", ".jsonl.zst")
 _BLOCK: Final = 1 << 23
 """Bytes read at once: what 20,000 tickers make is worth a few large arrays."""
+_PIECE: Final = 1 << 12
+"""Compressed bytes taken at once: bounds what a file that blows up a thousandfold puts into memory."""
+_DAMAGE: Final = (EOFError, zlib.error, zstandard.ZstdError, OSError)
+_SESSION: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +64,50 @@ def find_tapes(paths: Sequence[Path]) -> list[Tape]:
     return tapes
 
 
-def _open(raw: IO[bytes], name: str) -> IO[bytes]:
+def _plain(raw: IO[bytes], name: str) -> Iterator[bytes]:
+    """Yield what the file holds, unwrapped; all that precedes a damage is yielded before it is raised."""
     if name.endswith(".gz"):
-        return cast(IO[bytes], gzip.GzipFile(fileobj=raw))
+        return _unwrapped(raw, lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS | 16))
     if name.endswith(".zst"):
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return io.BufferedReader(reader, _BLOCK)
-    return raw
+        return _unwrapped(raw, lambda: zstandard.ZstdDecompressor().decompressobj())
+    return iter(lambda: raw.read(_BLOCK), b"")
+
+
+def _unwrapped(raw: IO[bytes], new: Callable[[], Any]) -> Iterator[bytes]:
+    """Decompress members or frames one after the other; EOFError where the last is cut short."""
+    stream = None
+    while piece := raw.read(_PIECE):
+        while piece:
+            if stream is None:
+                piece = piece.lstrip(b"\0")  # padding between or after members, as gzip has it
+                if not piece:
+                    break
+                stream = new()
+            yield stream.decompress(piece)
+            piece = b""
+            if stream.eof:
+                piece, stream = stream.unused_data, None
+    if stream is not None:
+        raise EOFError("the compressed file ends early")
+
+
+def _blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Join pieces to blocks; what was gathered before an error is yielded before it is raised."""
+    held: list[bytes] = []
+    size = 0
+    try:
+        for piece in pieces:
+            held.append(piece)
+            size += len(piece)
+            if size >= _BLOCK:
+                yield b"".join(held)
+                held, size = [], 0
+    except _DAMAGE:
+        if size:
+            yield b"".join(held)
+        raise
+    if size:
+        yield b"".join(held)
 
 
 def read_lines(
@@ -94,12 +134,12 @@ def read_lines(
     except OSError as error:
         raise InputError(f"{tape.path} can't be read: {error.strerror}") from error
     with raw:
-        stream = _open(raw, tape.path.name)
+        blocks = _blocks(_plain(raw, tape.path.name))
         carry: list[bytes] = []
         while True:
             try:
-                block = stream.read(_BLOCK)
-            except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, OSError) as error:
+                block = next(blocks, b"")
+            except _DAMAGE as error:
                 on_damage(f"{tape.path.name}: {error}")
                 block = b""
             on_read(raw.tell())
@@ -121,12 +161,24 @@ class _Head(msgspec.Struct):
 
 
 def own_session(tape: Tape) -> str | None:
-    """Return the session that the tape's first line carries, None for a foreign tape."""
+    """Return the session that the tape's first line carries, None for a foreign tape.
+
+    Raises
+    ------
+    InputError
+        If the session can't name a file or a stream of the tables.
+    """
     for block in read_lines(tape):
         try:
-            return msgspec.json.decode(block[: block.index(b"\n")] if b"\n" in block else block, type=_Head).session
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            session = msgspec.json.decode(block.split(b"\n", 1)[0], type=_Head).session
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
+        if session is not None and (not _SESSION.fullmatch(session) or not session.strip(".")):
+            raise InputError(
+                f"{tape.path}: session is {session[:80]!r} in line 1, must be 1 to 64 of A-Z a-z 0-9 . _ -, such as 16 "
+                "hex digits; correct it or leave it out"
+            )
+        return session
     return None
 
 
