@@ -6,7 +6,7 @@ import base64
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -22,10 +22,11 @@ from feature_repo.errors import InputError, StoreError
 from infra.settings import settings
 from ingestion import tables
 from ingestion.kernel import ROW_SCHEMA, Featurizer, Options, Rows
+from ingestion.kernel.events import Reject
 from ingestion.tapes import Tape, find_tapes, foreign_session, own_session, read_lines
 
-COMMIT_ROWS = 200_000
-"""Rows gathered before a commit: bounds memory (240 MB), and makes parts that are worth opening."""
+COMMIT_ROWS = 100_000
+"""Rows gathered before a commit: bounds memory (120 MB), and makes parts that are worth opening."""
 
 
 class Progress(Protocol):
@@ -226,14 +227,23 @@ class _DeadLetters:
 
     def __exit__(self, *_: object) -> None:
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # all was flushed when it was taken, or that failed and was told
+                file.close()
 
     def take(self, tape: Tape, stream: Featurizer) -> None:
         """Write down what the stream rejected since the last call."""
         rejects, stream.rejects = stream.rejects, []
         if not rejects:
             return
-        session = stream.decoder.session
+        try:
+            self._write(tape, stream.decoder.session, rejects)
+        except OSError as error:
+            raise StoreError(
+                f"rejected messages can't be kept in {self._folder}: {error.strerror or error}; free space or set "
+                "VOLSPIKE_DATA to another place, and run again"
+            ) from error
+
+    def _write(self, tape: Tape, session: str, rejects: list[Reject]) -> None:
         if session not in self._files:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = self._folder / f"{session}.ndjson"
@@ -246,3 +256,4 @@ class _DeadLetters:
                 line = {"line_base64": base64.b64encode(reject.line).decode()}
             record = {"tape": tape.path.name, "n": reject.n, "reason": reject.reason, **line}
             self._files[session].write(msgspec.json.encode(record) + b"\n")
+        self._files[session].flush()
