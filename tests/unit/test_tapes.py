@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from feature_repo.errors import InputError
+from feature_repo.errors import InputError, StoreError
 from ingestion.replay import replay
 from ingestion.tapes import Tape, own_session, read_lines
 
@@ -55,6 +55,7 @@ def test_a_file_that_is_not_compressed_is_told(tmp_path: Path, end: str) -> None
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"no json\n", "{}\n".encode("utf-16"), bytes(1000)])
+@pytest.mark.usefixtures("data_dir")
 def test_a_tape_without_a_message_is_refused(tmp_path: Path, content: bytes) -> None:
     tape = tmp_path / "a.ndjson"
     tape.write_bytes(content)
@@ -76,3 +77,11 @@ def test_a_file_cut_in_its_header_is_told(tmp_path: Path, end: str, pack: Callab
         b"",
         [f"a.ndjson.{end}: the compressed file ends early"],
     )
+
+
+def test_rejected_messages_that_cannot_be_kept_stop_the_replay(tmp_path: Path, data_dir: Path) -> None:
+    (data_dir / "dead_letters").write_text("in the way")
+    tape = tmp_path / "a.ndjson"
+    tape.write_bytes(b"no json\n")
+    with pytest.raises(StoreError, match="rejected messages can't be kept"):
+        replay([tape], out=tmp_path / "tables")
