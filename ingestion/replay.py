@@ -25,8 +25,8 @@ from ingestion.kernel import ROW_SCHEMA, Featurizer, Options, Rows
 from ingestion.kernel.events import Reject
 from ingestion.tapes import Tape, find_tapes, foreign_session, own_session, read_lines
 
-COMMIT_ROWS = 200_000
-"""Rows gathered before a commit: bounds memory (240 MB), and makes parts that are worth opening."""
+COMMIT_ROWS = 100_000
+"""Rows gathered before a commit: bounds memory (120 MB), and makes parts that are worth opening."""
 
 
 class Progress(Protocol):
