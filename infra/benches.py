@@ -39,7 +39,7 @@ _HOLDS: Final = {">=": lambda value, target: value >= target, "<=": lambda value
 
 def names() -> list[str]:
     """Names of the benchmarks there are."""
-    return sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+    return sorted(path.stem.removeprefix("bench_").replace("_", "-") for path in FOLDER.glob("bench_*.py"))
 
 
 def measure(name: str, *, quick: bool = False) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def measure(name: str, *, quick: bool = False) -> dict[str, Any]:
     VolspikeError
         If the script fails; what it printed is on standard error.
     """
-    script = FOLDER / f"bench_{name}.py"
+    script = FOLDER / f"bench_{name.replace('-', '_')}.py"
     command = [sys.executable, "-m", "infra.benches", str(script), *(["--quick"] if quick else [])]
     run = subprocess.run(command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdout=subprocess.PIPE, check=False)
     if run.returncode:
