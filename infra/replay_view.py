@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,8 +78,15 @@ def show(summary: Summary, *, as_json: bool) -> None:
     for reason in sorted(k for k in counts if k.startswith("malformed: ")):
         print(f"             {counts[reason]:,} × {reason.removeprefix('malformed: ')}")
     print(f"gaps       {counts['gaps']:,}{f' ({why})' if why else ''}")
+    book = ("crossed_snapshot", "crossed", "one_sided", "unknown_delete", "ignored_book")
+    if any(counts[name] for name in book):
+        print(f"quotes     {_listed(counts, book)}")
     for damage in summary.damaged:
         print(f"damaged    {damage}; what came before it was used")
     if summary.dead_letters:
         print(f"rejected   kept in {summary.dead_letters}")
     print(f"seconds    {summary.seconds:.2f}")
+
+
+def _listed(counts: Mapping[str, int], names: Sequence[str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {counts[name]:,}" for name in names if counts[name])

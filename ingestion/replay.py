@@ -215,7 +215,7 @@ def _plain_file(path: Path) -> Iterator[pq.ParquetWriter]:
 
 
 class _DeadLetters:
-    """Rejected messages, one file a session: number, reason, and the bytes as they came."""
+    """Rejected messages, one file a session and tape: number, reason, and the bytes as they came."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -244,10 +244,11 @@ class _DeadLetters:
             ) from error
 
     def _write(self, tape: Tape, session: str, rejects: list[Reject]) -> None:
-        if session not in self._files:
+        name = f"{session}-{tape.path.name.split('.')[0]}.ndjson"
+        if name not in self._files:
             self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / f"{session}.ndjson"
-            self._files[session] = path.open("wb")
+            path = self._folder / name
+            self._files[name] = path.open("wb")
             self.name = str(path)
         for reject in rejects:
             try:
@@ -255,5 +256,5 @@ class _DeadLetters:
             except UnicodeDecodeError:
                 line = {"line_base64": base64.b64encode(reject.line).decode()}
             record = {"tape": tape.path.name, "n": reject.n, "reason": reject.reason, **line}
-            self._files[session].write(msgspec.json.encode(record) + b"\n")
-        self._files[session].flush()
+            self._files[name].write(msgspec.json.encode(record) + b"\n")
+        self._files[name].flush()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingestion.kernel.assemble import EVERY_PRODUCT, Assembler, floats
-from ingestion.kernel.chunk import Chunk, channel_flag
+from ingestion.kernel.chunk import Chunk, channel_flag, is_name
 from ingestion.kernel.events import (
     BOOK_SNAPSHOT,
     BOOK_UPDATE,
@@ -98,6 +98,8 @@ class AdvancedDecoder:
         self.sequence[session] = number if before is None else max(before, number)
 
     def _hold(self, events: NDArray[np.void], at: NDArray[np.int64], products: list[str]) -> None:
+        if not all(product == EVERY_PRODUCT or is_name(product) for product in products):
+            raise _Refusal("product_id is missing or no name")
         self.held.append((events, at, products))
 
     def _timely(self, i: int, t: NDArray[np.int64]) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from feature_repo.contract import FUTURE_NS
 from ingestion.kernel.advanced import AdvancedDecoder
 from ingestion.kernel.assemble import Assembler
-from ingestion.kernel.chunk import Chunk, reason_of
+from ingestion.kernel.chunk import Chunk, is_name, reason_of
 from ingestion.kernel.events import NO_TIME, Batch, Reject
 from ingestion.kernel.exchange import ExchangeDecoder
 from ingestion.kernel.keys import repeats_a_key
@@ -197,6 +197,9 @@ class _Work:
                         continue
                 if message.raw is not None:
                     self.reject(int(lines[i]), number, "wrapped twice")
+                    continue
+                if m.session is not None and m.session not in decoder.sessions and not is_name(m.session):
+                    self.reject(int(lines[i]), number, "session is no name")
                     continue
                 if m.ts is not None and not 0 <= m.ts < 9.2e9:
                     self.reject(int(lines[i]), number, "ts is no time in seconds")

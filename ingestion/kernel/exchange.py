@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingestion.kernel.assemble import Assembler, floats
-from ingestion.kernel.chunk import Chunk, channel_flag, reason_of
+from ingestion.kernel.chunk import Chunk, channel_flag, is_name, reason_of
 from ingestion.kernel.events import (
     BOOK_SNAPSHOT,
     BOOK_UPDATE,
@@ -67,7 +67,7 @@ class ExchangeDecoder:
         return good
 
     def _no_product(self, at: NDArray[np.int64]) -> tuple[str, NDArray[np.bool_]]:
-        return "product_id is missing", _empty([self.chunk.messages[i].product_id or "" for i in at])
+        return "product_id is missing or no name", _unnamed([self.chunk.messages[i].product_id or "" for i in at])
 
     def _ahead(self, at: NDArray[np.int64], t: NDArray[np.int64]) -> tuple[str, NDArray[np.bool_]]:
         return "future", t > self.bound[at]
@@ -86,7 +86,7 @@ class ExchangeDecoder:
         }
         columns = {name: floats(values) for name, values in optional.items()}
         bad = [
-            ("product_id is missing", _empty(products)),
+            ("product_id is missing or no name", _unnamed(products)),
             ("price is not a number > 0", ~((price > 0) & np.isfinite(price))),
             ("time is missing, unreadable or without a zone", t < 0),
         ]
@@ -217,5 +217,6 @@ class ExchangeDecoder:
             self.out.subscribe(self.chunk, int(i), flags)
 
 
-def _empty(texts: list[str]) -> NDArray[np.bool_]:
-    return np.zeros(len(texts), bool) if "" not in texts else np.array([not text for text in texts], bool)
+def _unnamed(products: list[str]) -> NDArray[np.bool_]:
+    bad = {product for product in set(products) if not is_name(product)}
+    return np.array([product in bad for product in products], bool) if bad else np.zeros(len(products), bool)
