@@ -100,7 +100,7 @@ class Featurizer:
             What these lines made; rejected lines are appended to ``rejects``.
         """
         bound = _FAR_FUTURE_NS if now_ns is None else now_ns
-        return self.push([self.decoder.decode(piece, bound) for piece in _pieces(data)])
+        return self.push([self.decoder.decode(piece, bound) for piece in pieces(data)])
 
     def push(self, batches: Sequence[Batch]) -> Rows:
         """Take decoded batches, in order."""
@@ -248,7 +248,7 @@ class _Gathered:
         return pa.concat_tables(self._tables), np.concatenate(self._causes)
 
 
-def _pieces(data: bytes) -> Iterator[bytes]:
+def pieces(data: bytes) -> Iterator[bytes]:
     """Cut lines into pieces that, decoded, stay in the second-level cache."""
     at = 0
     while at < len(data):

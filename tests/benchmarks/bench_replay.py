@@ -78,6 +78,7 @@ def _job_parts(tape: str, folder: str) -> dict[str, float]:
     """Time decode, kernel and write apart on the same tape."""
     from ingestion import tables
     from ingestion.kernel import Featurizer
+    from ingestion.kernel.featurizer import pieces
     from ingestion.tapes import Tape, read_lines
 
     _warm(Path(folder))
@@ -87,12 +88,12 @@ def _job_parts(tape: str, folder: str) -> dict[str, float]:
     tickers = 0
     for data in read_lines(Tape(Path(tape), 0)):
         t0 = time.perf_counter()
-        batch = featurizer.decoder.decode(data, 2**62)
+        batches = [featurizer.decoder.decode(piece, 2**62) for piece in pieces(data)]
         t1 = time.perf_counter()
-        rows.append(featurizer.push([batch]))
+        rows.append(featurizer.push(batches))
         spent["decode"] += t1 - t0
         spent["kernel"] += time.perf_counter() - t1
-        tickers += batch.counts["ticker"]
+        tickers += sum(batch.counts["ticker"] for batch in batches)
     t0 = time.perf_counter()
     import pyarrow as pa
 
