@@ -34,10 +34,13 @@ def _cache_folder() -> str:
     return str((Path(base) if base else _HERE / "__pycache__") / f"kernel-{_source_hash()}")
 
 
+_FOLDER = _cache_folder()
+
+
 def _cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = _cache_folder.path  # type: ignore[attr-defined]
+        numba.config.CACHE_DIR = _FOLDER
         try:
             return numba.njit(cache=True, error_model="numpy", _nrt=False, **options)(function)
         finally:
@@ -45,8 +48,6 @@ def _cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     return decorate
 
-
-_cache_folder.path = _cache_folder()  # type: ignore[attr-defined]
 
 entry = _cached()
 """Decorator of what Python calls."""

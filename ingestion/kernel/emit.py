@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from feature_repo.contract import FEATURE_NAMES, PLAIN_STATS, WINDOWED_STATS, WINDOWS
+from feature_repo.contract import COVERAGE_MAX_S, FEATURE_NAMES, PLAIN_STATS, WINDOWED_STATS, WINDOWS
 from ingestion.kernel.compiled import inner
 from ingestion.kernel.series import (
     first_since,
@@ -16,6 +16,7 @@ from ingestion.kernel.series import (
     settle_price,
 )
 from ingestion.kernel.state import (
+    BOOK,
     G_INTERVAL,
     G_MICRO,
     G_MID,
@@ -96,7 +97,7 @@ _PLAIN_AT = {name: N_STATS * N_WINDOWS + i for i, name in enumerate(PLAIN_STATS)
 )
 _SECONDS = tuple(float(w) for w in WINDOWS)
 _DAY_NS = 86_400_000_000_000
-_COVERAGE_NS = 900_000_000_000
+_COVERAGE_NS = int(COVERAGE_MAX_S) * 1_000_000_000
 
 
 @inner
@@ -242,7 +243,7 @@ def _samples(s, sample_v, acc, index, wanted, out, row):
         out[row, base + BID_DEPTH] = bid
         out[row, base + ASK_DEPTH] = ask
         out[row, base + IMB_L1] = (bid - ask) / (bid + ask)
-        if s.quote_source == 2:
+        if s.quote_source == BOOK:
             bid10 = value(acc, SAMPLE, w, S_BID10) / n
             ask10 = value(acc, SAMPLE, w, S_ASK10) / n
             out[row, base + IMB_L10] = (bid10 - ask10) / (bid10 + ask10)
@@ -297,7 +298,7 @@ def fill_row(st, t, is_grid, wanted, out, row):
         lag = index[TICK, HEAD] - (1 if is_grid else 2)
         if lag >= index[TICK, w]:
             out[row, w * N_STATS + VOL_LAG1] = st.lag_std[w]
-    if s.mid_valid == 1 and not (s.gap_open == 1 and s.quote_source == 2):
+    if s.mid_valid == 1 and not (s.gap_open == 1 and s.quote_source == BOOK):
         out[row, F_MID] = 0.5 * (s.bid + s.ask)
         out[row, F_SPREAD] = (s.ask - s.bid) / (0.5 * (s.bid + s.ask))
     out[row, F_BOOK] = s.book_state

@@ -20,6 +20,10 @@ from ingestion.kernel.book import Book, empty_book, reserve
 N_WINDOWS = len(WINDOWS)
 FORMAT = 1
 
+# Sources of quotes and of trades.
+OPEN, TICKERS, BOOK = 0, 1, 2
+MATCHES = 2
+
 # Columns of the rings.
 PRICE, RETURN, INTERVAL = 0, 1, 2
 MID_RETURN, SPREAD = 0, 1
@@ -60,8 +64,8 @@ SCALARS = np.dtype(
         ("tickers", "i8"),  # counted for thinning
         ("subscribed", "i8"),  # −1 unknown, else flags
         ("heartbeats", "i8"),
-        ("quote_source", "i8"),  # 0 open, 1 tickers, 2 book
-        ("trade_source", "i8"),  # 0 open, 1 tickers, 2 matches
+        ("quote_source", "i8"),  # OPEN, TICKERS or BOOK
+        ("trade_source", "i8"),  # OPEN, TICKERS or MATCHES
         ("trade_id", "i8"),
         ("lost", "i8"),  # a sequence loss awaits the next timed message
         ("book_state", "i8"),

@@ -33,7 +33,7 @@ from ingestion.kernel.events import (
     TRADE,
 )
 from ingestion.kernel.series import enter_mid, enter_sample, enter_tick, enter_trade
-from ingestion.kernel.state import COUNTERS
+from ingestion.kernel.state import BOOK, COUNTERS, MATCHES, OPEN, TICKERS
 
 (
     C_REORDERED,
@@ -55,8 +55,6 @@ from ingestion.kernel.state import COUNTERS
     C_QUOTES,
 ) = range(len(COUNTERS))
 
-OPEN, TICKERS, BOOK = 0, 1, 2
-MATCHES = 2
 NONE, SYNCED, RESYNCING = 0, 1, 2
 QUOTE, GAP_START, GAP_END = 0, 1, 2
 # A snapshot without a time awaits the next l2update.
