@@ -121,6 +121,62 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(
         default=5000, validation_alias=_names("MLFLOW_PORT"), ge=1, le=65535, description="Port of the MLflow server."
     )
+    kafka_port: int = Field(
+        default=9092, validation_alias=_names("KAFKA_PORT"), ge=1, le=65535, description="Port of `make kafka`'s broker."
+    )
+    exchange_port: int = Field(
+        default=8765,
+        validation_alias=_names("EXCHANGE_PORT"),
+        ge=1,
+        le=65535,
+        description="Port of the simulated exchange.",
+    )
+    partitions: int = Field(
+        default=4,
+        validation_alias=_names("PARTITIONS"),
+        ge=1,
+        le=1024,
+        description="Partitions of the topics that are made; a product's messages all go to one.",
+    )
+    feed: str = Field(
+        default="exchange",
+        validation_alias=_names("FEED"),
+        description="Feed to watch: exchange, advanced, or a WebSocket URL (ws:// or wss://).",
+    )
+    channels: str = Field(
+        default="ticker,matches,level2_batch,heartbeat",
+        validation_alias=_names("CHANNELS"),
+        description="Channels to subscribe, comma-separated, by their names on the Exchange feed.",
+    )
+    group: str = Field(
+        default="volspike-featurize",
+        validation_alias=_names("GROUP"),
+        description="Kafka consumer group of the featurizers.",
+    )
+    commit_every_s: float = Field(
+        default=2.0,
+        validation_alias=_names("COMMIT_EVERY_S"),
+        gt=0,
+        description="Seconds between commits of the featurizer to the offline tables.",
+    )
+    checkpoint_every_s: float = Field(
+        default=30.0,
+        validation_alias=_names("CHECKPOINT_EVERY_S"),
+        gt=0,
+        description="Seconds between checkpoints of the featurizer.",
+    )
+    spill_mb: int = Field(
+        default=2048,
+        validation_alias=_names("SPILL_MB"),
+        ge=1,
+        description="Megabytes of messages that may wait on disk while the broker is gone.",
+    )
+    tape_minutes: float = Field(
+        default=15.0,
+        validation_alias=_names("TAPE_MINUTES"),
+        gt=0,
+        description="Minutes after which a recorded tape is closed and the next begun.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", validation_alias=_names("LOG_LEVEL"), description="Least level that is logged."
     )
@@ -146,6 +202,21 @@ class Settings(BaseSettings):
     def products(self) -> tuple[str, ...]:
         """Products to watch."""
         return tuple(p.strip() for p in self.pair.split(",") if p.strip())
+
+    @property
+    def watched_channels(self) -> tuple[str, ...]:
+        """Channels to subscribe."""
+        return tuple(c.strip() for c in self.channels.split(",") if c.strip())
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder or fsspec URL of the featurizers' checkpoints."""
+        return self.state or str(self.data / "state")
+
+    @property
+    def raw(self) -> Path:
+        """Folder of recorded tapes."""
+        return self.data / "raw"
 
     @property
     def tables(self) -> Path:
@@ -204,5 +275,6 @@ def child_environment(**extra: str) -> dict[str, str]:
         "VOLSPIKE_REDIS_URL": s.redis,
         "VOLSPIKE_MLFLOW_TRACKING_URI": s.mlflow_uri,
         "VOLSPIKE_CLOCK": s.clock,
+        **({"VOLSPIKE_KAFKA_SERVERS": s.kafka_servers} if s.kafka_servers else {}),
     }
     return {**os.environ, **shared, **extra}
