@@ -122,7 +122,11 @@ class Settings(BaseSettings):
         default=5000, validation_alias=_names("MLFLOW_PORT"), ge=1, le=65535, description="Port of the MLflow server."
     )
     kafka_port: int = Field(
-        default=9092, validation_alias=_names("KAFKA_PORT"), ge=1, le=65535, description="Port of `make kafka`'s broker."
+        default=9092,
+        validation_alias=_names("KAFKA_PORT"),
+        ge=1,
+        le=65535,
+        description="Port of the broker that `make kafka` runs.",
     )
     exchange_port: int = Field(
         default=8765,
