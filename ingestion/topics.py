@@ -126,7 +126,7 @@ def read(key: bytes | None, value: bytes | None, found: Sequence[Header] | None)
 
 
 def tape_line(envelope: Envelope) -> bytes:
-    r    """Return the envelope as a line of a raw tape, with its newline.
+    """Return the envelope as a line of a raw tape, with its newline.
 
     Examples
     --------
