@@ -33,6 +33,8 @@ CHUNK_BYTES: Final = 512_000
 Kind = Literal["feed", "keyframe", "state"]
 Dialect = Literal["exchange", "advanced"]
 Header = tuple[str, bytes]
+_KINDS: Final[dict[bytes, Kind]] = {b"feed": "feed", b"keyframe": "keyframe", b"state": "state"}
+_DIALECTS: Final[dict[bytes, Dialect]] = {b"exchange": "exchange", b"advanced": "advanced"}
 
 
 class Envelope(NamedTuple):
@@ -111,16 +113,19 @@ def read(key: bytes | None, value: bytes | None, found: Sequence[Header] | None)
     h = dict(found or ())
     try:
         part, parts = (int(x) for x in h.get("chunk", b"0/1").split(b"/"))
-        kind, dialect = h["kind"].decode(), h["dialect"].decode()
-        if kind not in ("feed", "keyframe", "state") or dialect not in ("exchange", "advanced"):
-            raise ValueError(f"kind {kind!r} or dialect {dialect!r} is unknown")
         envelope = Envelope(
-            h["session"].decode(), int(h["n"]), int(h["ts"]) * 1000, (key or b"").decode(), kind, dialect, value or b""
+            h["session"].decode(),
+            int(h["n"]),
+            int(h["ts"]) * 1000,
+            (key or b"").decode(),
+            _KINDS[h["kind"]],
+            _DIALECTS[h["dialect"]],
+            value or b"",
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
-            f"message of {RAW}: headers were {sorted(h)} ({error}); expected session n ts kind dialect, as volspike "
-            "ingest writes them"
+            f"message of {RAW}: headers were {sorted(h)} (not understood: {error}); expected session n ts kind "
+            "dialect, as volspike ingest writes them"
         ) from error
     return envelope, part, parts
 

@@ -1,6 +1,16 @@
 """The one kernel: decode, book, windows, featurizer and label arithmetic, pure and without I/O."""
 
 from ingestion.kernel.featurizer import Featurizer, Options, StreamResult, stream_rows
-from ingestion.kernel.rows import QUOTE_SCHEMA, ROW_SCHEMA, Rows
+from ingestion.kernel.rows import QUOTE_SCHEMA, ROW_SCHEMA, LogRows, Part, Rows
 
-__all__ = ["QUOTE_SCHEMA", "ROW_SCHEMA", "Featurizer", "Options", "Rows", "StreamResult", "stream_rows"]
+__all__ = [
+    "QUOTE_SCHEMA",
+    "ROW_SCHEMA",
+    "Featurizer",
+    "LogRows",
+    "Options",
+    "Part",
+    "Rows",
+    "StreamResult",
+    "stream_rows",
+]

@@ -36,7 +36,8 @@ class AdvancedDecoder:
         self,
         out: Assembler,
         chunk: Chunk,
-        sequence: dict[int, int],
+        sequence: dict[int, int] | None,
+        told: set[int],
         counts: Counter[str],
         refuse: Callable[[Chunk, int, str], None],
         bound: NDArray[np.int64],
@@ -44,6 +45,8 @@ class AdvancedDecoder:
         self.out = out
         self.chunk = chunk
         self.sequence = sequence
+        """Last sequence number per session; None where the chunk is no whole connection."""
+        self.told = told
         self.counts = counts
         self.refuse = refuse
         self.bound = bound
@@ -87,9 +90,9 @@ class AdvancedDecoder:
 
     def _check_sequence(self, i: int) -> None:
         number = self.chunk.messages[i].sequence_num
-        if number is None:
-            return
         session = int(self.chunk.session[i])
+        if number is None or self.sequence is None or session in self.told:
+            return
         before = self.sequence.get(session)
         if before is not None and number > before + 1:
             self.counts["sequence_loss"] += 1

@@ -13,6 +13,8 @@ from ingestion.kernel.events import (
     LEVEL,
     NO_ID,
     NO_TIME,
+    SESSION,
+    STATUS,
     SUBSCRIBED,
 )
 
@@ -106,7 +108,7 @@ class Assembler:
             by_code = {p: np.flatnonzero(code == c) for p, c in codes.items() if p != EVERY_PRODUCT}
         shared = np.flatnonzero(code == general) if general is not None else np.zeros(0, np.int64)
         out = {}
-        own_kinds = events["kind"] != SUBSCRIBED
+        own_kinds = ~np.isin(events["kind"], (SUBSCRIBED, SESSION, STATUS))
         for product in {*by_code, *(p for products in seen.values() for p in products)} if len(shared) else by_code:
             own = by_code.get(product, np.zeros(0, np.int64))
             mine = own

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from ingestion.kernel.events import SUB_BOOK, SUB_HEARTBEAT, SUB_TRADES
 from ingestion.kernel.messages import Message
 
+FEED, RECORD = 0, 1
+"""Who wrote a message: the exchange or the ingestor."""
 _NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9._-]{1,64}")
 _BOOK_CHANNELS = {"level2", "level2_batch", "level2_50", "l2_data"}
 _TRADE_CHANNELS = {"matches", "market_trades"}
@@ -42,6 +44,8 @@ class Chunk:
         int64[m], NO_TIME where unknown.
     lines
         Index of each message's line in the chunk.
+    kind
+        int8[m]: FEED for what the exchange sent, RECORD for what the ingestor wrote.
     """
 
     messages: list[Message]
@@ -49,6 +53,7 @@ class Chunk:
     session: NDArray[np.int64]
     recv_ns: NDArray[np.int64]
     lines: NDArray[np.int64]
+    kind: NDArray[np.int8]
 
 
 def reason_of(error: Exception) -> str:

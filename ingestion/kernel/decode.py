@@ -8,7 +8,9 @@ on bad input.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -17,16 +19,32 @@ from numpy.typing import NDArray
 from feature_repo.contract import FUTURE_NS
 from ingestion.kernel.advanced import AdvancedDecoder
 from ingestion.kernel.assemble import Assembler
-from ingestion.kernel.chunk import Chunk, is_name, reason_of
+from ingestion.kernel.chunk import FEED, RECORD, Chunk, is_name, reason_of
 from ingestion.kernel.events import NO_TIME, Batch, Reject
 from ingestion.kernel.exchange import ExchangeDecoder
 from ingestion.kernel.keys import repeats_a_key
 from ingestion.kernel.messages import DECODER, HEAD, Message
+from ingestion.kernel.records import RecordDecoder
 
-_LOG_KINDS = {"feed", None}
+_KINDS = {"feed": FEED, None: FEED, "state": RECORD, "keyframe": RECORD}
 _READ_TYPES = (
     "ticker match last_match heartbeat l2update snapshot subscriptions error market_trades l2_data heartbeats"
 ).split()
+
+
+class Logged(Protocol):
+    """One message of the log with what the ingestor stamped it with; see ``ingestion.topics.Envelope``."""
+
+    @property
+    def session(self) -> str: ...  # noqa: D102
+    @property
+    def n(self) -> int: ...  # noqa: D102
+    @property
+    def recv_ns(self) -> int: ...  # noqa: D102
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def raw(self) -> bytes: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -39,6 +57,8 @@ class Decoder:
         Session of bare and wrapped lines (16 hex digits); their n is the line number.
     products
         Products to keep; None keeps all.
+    keeps
+        Which of them are this reader's; None for all.
     sessions
         Session ids seen, in order.
     last_n
@@ -47,14 +67,18 @@ class Decoder:
         Last Advanced ``sequence_num`` per session.
     seen
         Products seen per session.
+    told
+        Sessions whose gaps are recorded in the log.
     """
 
     session: str = "0" * 16
     products: frozenset[str] | None = None
+    keeps: Callable[[str], bool] | None = None
     sessions: list[str] = field(default_factory=list)
     last_n: dict[int, int] = field(default_factory=dict)
     sequence: dict[int, int] = field(default_factory=dict)
     seen: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+    told: set[int] = field(default_factory=set)
     line: int = 0
 
     def decode(self, data: bytes, now_ns: int) -> Batch:
@@ -77,6 +101,27 @@ class Decoder:
         work.assemble(chunk)
         return work.finish()
 
+    def decode_log(self, messages: Sequence[Logged], now_ns: int) -> Batch:
+        """Decode messages of the log that come with their envelope beside them, whole and in log order.
+
+        Parameters
+        ----------
+        messages
+            What the ingestor logged; perhaps only some products of a connection, so that its sequence numbers say
+            nothing here.
+        now_ns
+            As for :meth:`decode`.
+
+        Returns
+        -------
+        Batch
+            Events by product, in log order.
+        """
+        work = _Work(self, b"", now_ns)
+        work.whole = False
+        work.assemble(work.read_log(messages))
+        return work.finish()
+
     def session_index(self, session: str) -> int:
         """Return the index of a session, a new one where it hasn't been seen."""
         try:
@@ -96,6 +141,8 @@ class _Work:
         self.counts: Counter[str] = Counter()
         self.rejects: list[Reject] = []
         self.out = Assembler()
+        self.whole = True
+        """Whether this is all of a connection, in which its own sequence numbers mean something."""
         self._lines: list[bytes] | None = None
 
     # Reading
@@ -131,12 +178,47 @@ class _Work:
         n = lines + (start + 1)
         recv = np.full(len(messages), NO_TIME)
         session = np.zeros(len(messages), np.int64)
+        kind = np.full(len(messages), FEED, np.int8)
         if b'"raw"' in self.data and any(m.raw is not None for m in messages):
-            messages, keep, n, session, recv = self._unwrap(messages, lines, n)
+            messages, keep, n, session, recv, kind = self._unwrap(messages, lines, n)
             lines = lines[keep]
         elif messages:
             session[:] = decoder.session_index(decoder.session)
-        return self._unseen(Chunk(messages, n, session, recv, lines))
+        return self._unseen(Chunk(messages, n, session, recv, lines, kind))
+
+    def read_log(self, log: Sequence[Logged]) -> Chunk:
+        """Decode messages whose envelope stands beside them, and drop what was seen before."""
+        self._lines = [m.raw for m in log]
+        messages, keep = self._read_many(self._lines)
+        if messages is None:
+            messages, keep = [], []
+            for i, logged in enumerate(log):
+                try:
+                    messages.append(_decode_one(logged.raw))
+                    keep.append(i)
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                    unread = _unread_type(logged.raw)
+                    if unread:
+                        self.counts.update((unread, "unknown_type"))
+                    else:
+                        self.reject(i, logged.n, reason_of(error))
+        kept = log if len(keep) == len(log) else [log[i] for i in keep]
+        index = self.decoder.session_index
+        rows = [(m.n, index(m.session), m.recv_ns, _KINDS.get(m.kind, RECORD)) for m in kept]
+        n, session, recv, kind = np.array(rows, np.int64).reshape(-1, 4).T
+        return self._unseen(Chunk(messages, n, session, recv, np.array(keep, np.int64), kind.astype(np.int8)))
+
+    @staticmethod
+    def _read_many(raws: list[bytes]) -> tuple[list[Message] | None, list[int]]:
+        joined = b"\n".join(raws)
+        if joined.count(b"\n") == len(raws) - 1 and not repeats_a_key(joined):
+            try:
+                messages = DECODER.decode_lines(joined)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                return None, []
+            if len(messages) == len(raws):
+                return messages, list(range(len(raws)))
+        return None, []
 
     def _one_by_one(self, start: int) -> tuple[list[Message], NDArray[np.int64]]:
         messages: list[Message] = []
@@ -160,7 +242,9 @@ class _Work:
 
     def _unwrap(
         self, outer: list[Message], lines: NDArray[np.int64], n: NDArray[np.int64]
-    ) -> tuple[list[Message], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[
+        list[Message], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]
+    ]:
         decoder = self.decoder
         texts = [m.raw for m in outer if m.raw is not None]
         inner: list[Message] | None = None
@@ -177,6 +261,7 @@ class _Work:
         recv: list[int] = []
         sessions: list[int] = []
         numbers: list[int] = []
+        kinds: list[int] = []
         at = -1
         for i, m in enumerate(outer):
             number = m.n if m.n is not None else int(n[i])
@@ -184,7 +269,7 @@ class _Work:
                 message = m
             else:
                 at += 1
-                if m.kind not in _LOG_KINDS:
+                if m.kind not in _KINDS:
                     self.counts[str(m.kind)] += 1
                     continue
                 if inner is not None:
@@ -207,12 +292,13 @@ class _Work:
             messages.append(message)
             keep.append(i)
             numbers.append(number)
+            kinds.append(FEED if m.raw is None else _KINDS[m.kind])
             # Microseconds are all that a float of today's seconds can hold.
             recv.append(int(NO_TIME) if m.ts is None else round(m.ts * 1e6) * 1000)
             sessions.append(decoder.session_index(m.session if m.session is not None else decoder.session))
         as_int = (np.array(x, np.int64) for x in (keep, numbers, sessions, recv))
         keep_, numbers_, sessions_, recv_ = as_int
-        return messages, keep_, numbers_, sessions_, recv_
+        return messages, keep_, numbers_, sessions_, recv_, np.array(kinds, np.int8)
 
     def _unseen(self, chunk: Chunk) -> Chunk:
         """Drop messages whose number was seen in their session."""
@@ -235,6 +321,7 @@ class _Work:
             chunk.session[kept],
             chunk.recv_ns[kept],
             chunk.lines[kept],
+            chunk.kind[kept],
         )
 
     # Sorting by type
@@ -244,10 +331,17 @@ class _Work:
         groups: dict[str, list[int]] = defaultdict(list)
         advanced: list[int] = []
         types = [m.type for m in chunk.messages]
-        if types and types[0] is not None and types.count(types[0]) == len(types):
+        records = np.flatnonzero(chunk.kind == RECORD).tolist()
+        decoder = RecordDecoder(self.out, chunk, self.decoder.told, self.counts, self.refuse)
+        for i in records:
+            decoder.take(i)
+        if not records and types and types[0] is not None and types.count(types[0]) == len(types):
             groups[types[0]] = list(range(len(types)))
             types.clear()
+        skip = set(records)
         for i, kind in enumerate(types):
+            if i in skip:
+                continue
             if kind is not None:
                 groups[kind].append(i)
             elif chunk.messages[i].channel is not None:
@@ -261,8 +355,9 @@ class _Work:
             if not exchange.take(name, np.array(indexes)) and name != "error":
                 self.counts["unknown_type"] += len(indexes)
         if advanced:
-            decoder = AdvancedDecoder(self.out, chunk, self.decoder.sequence, self.counts, self.refuse, bound)
-            decoder.take(advanced)
+            sequence = self.decoder.sequence if self.whole else None
+            told = self.decoder.told
+            AdvancedDecoder(self.out, chunk, sequence, told, self.counts, self.refuse, bound).take(advanced)
 
     def refuse(self, chunk: Chunk, i: int, reason: str) -> None:
         """Reject message i of the chunk."""
@@ -276,6 +371,8 @@ class _Work:
             other = [p for p in events if p not in decoder.products]
             for product in other:
                 self.counts["other_product"] += len(events.pop(product))
+        if decoder.keeps is not None:
+            events = {p: e for p, e in events.items() if decoder.keeps(p)}
         return Batch(
             events=events,
             levels=self.out.all_levels(),

@@ -20,6 +20,12 @@ BOOK_SNAPSHOT = 5
 HEARTBEAT = 6
 SUBSCRIBED = 7  # `flags` says what the session subscribes for this product
 SEQUENCE_LOSS = 8  # the connection lost messages before the next one
+# Records of the ingestor.
+SESSION = 9  # a connection begins: `flags` as for SUBSCRIBED; from here on gaps are told, not looked for
+STATUS = 10  # what a reader that enters the log here must know: `flags` as for SUBSCRIBED, `trade_id`
+GAP = 11  # the next message with a time ends a gap
+BOOK_NOTE = 12  # `flags` is the book's state: RESYNCING or STALE
+KEYFRAME = 13  # the book as the ingestor has it
 
 # Flags of SUBSCRIBED.
 SUB_BOOK = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from feature_repo.contract import FEATURE_NAMES, WINDOWS
 from feature_repo.errors import ContractError, UsageError
 from ingestion.kernel import state as states
-from ingestion.kernel.decode import Decoder
+from ingestion.kernel.decode import Decoder, Logged
 from ingestion.kernel.events import BOOK_SNAPSHOT, BOOK_UPDATE, TICKER, TRADE, Batch, Reject
 from ingestion.kernel.rows import (
     QUOTE_SCHEMA,
     ROW_SCHEMA,
+    LogRows,
+    Part,
     Rows,
     cause_of_quotes,
     cause_of_rows,
@@ -75,11 +77,15 @@ class Featurizer:
         Session id (16 hex digits) of lines that carry none.
     options
         What rows to make.
+    keeps
+        Which products are this reader's, of a log that is shared among several; None for all.
     """
 
-    def __init__(self, session: str = "0" * 16, options: Options | None = None) -> None:
+    def __init__(
+        self, session: str = "0" * 16, options: Options | None = None, keeps: Callable[[str], bool] | None = None
+    ) -> None:
         self.options = options or Options()
-        self.decoder = Decoder(session=session, products=self.options.products)
+        self.decoder = Decoder(session=session, products=self.options.products, keeps=keeps)
         self.counts: Counter[str] = Counter()
         self.rejects: list[Reject] = []
         self._states: dict[str, states.State] = {}
@@ -101,6 +107,33 @@ class Featurizer:
         """
         bound = _FAR_FUTURE_NS if now_ns is None else now_ns
         return self.push([self.decoder.decode(piece, bound) for piece in pieces(data)])
+
+    def push_log(self, messages: Sequence[Logged], *, now_ns: int | None = None) -> LogRows:
+        """Take messages of the log that come with their envelope beside them, whole and in log order.
+
+        Parameters
+        ----------
+        messages
+            What the ingestor logged; see ``ingestion.topics.Envelope``.
+        now_ns
+            As for :meth:`push_lines`.
+
+        Returns
+        -------
+        LogRows
+            What these messages made, cheap where they are few.
+        """
+        batch = self.decoder.decode_log(messages, _FAR_FUTURE_NS if now_ns is None else now_ns)
+        self.counts.update(batch.counts)
+        self.rejects.extend(batch.rejects)
+        return LogRows(
+            [
+                Part(product, self.decoder.sessions, *(np.array(a) for a in arrays))
+                for product, events in batch.events.items()
+                for arrays in self._product(product, [(batch, events)])
+                if arrays[0].shape[1] or arrays[2].shape[1]
+            ]
+        )
 
     def push(self, batches: Sequence[Batch]) -> Rows:
         """Take decoded batches, in order."""
@@ -175,7 +208,8 @@ class Featurizer:
     def save(self) -> bytes:
         """Return everything that :meth:`restore` needs to go on as if nothing had happened."""
         d = self.decoder
-        decoder = (d.session, d.sessions, d.last_n, d.sequence, {k: sorted(v) for k, v in d.seen.items()}, d.line)
+        seen = {k: sorted(v) for k, v in d.seen.items()}
+        decoder = (d.session, d.sessions, d.last_n, d.sequence, seen, d.line, sorted(d.told))
         o = self.options
         products = None if o.products is None else sorted(o.products)
         options = (o.every_s, o.compute_every_n, list(o.windows), products)
@@ -183,8 +217,15 @@ class Featurizer:
         return msgspec.msgpack.encode((states.FORMAT, decoder, options, dict(self.counts), kept))
 
     @classmethod
-    def restore(cls, data: bytes) -> Featurizer:
+    def restore(cls, data: bytes, keeps: Callable[[str], bool] | None = None) -> Featurizer:
         """Return the featurizer that :meth:`save` wrote.
+
+        Parameters
+        ----------
+        data
+            What it wrote.
+        keeps
+            As for the class.
 
         Raises
         ------
@@ -199,9 +240,10 @@ class Featurizer:
             raise ContractError(f"checkpoint: format {form}, expected {states.FORMAT}: start from the log instead")
         every_s, thin, windows, products = options
         chosen = Options(every_s, thin, tuple(windows), None if products is None else frozenset(products))
-        self = cls(decoder[0], chosen)
+        self = cls(decoder[0], chosen, keeps)
         d = self.decoder
         d.sessions, d.last_n, d.sequence, d.line = list(decoder[1]), decoder[2], decoder[3], decoder[5]
+        d.told = set(decoder[6])
         d.seen = defaultdict(set, {k: set(v) for k, v in decoder[4].items()})
         self.counts.update(counts)
         self._states = {product: states.load(raw) for product, raw in kept.items()}

@@ -107,6 +107,9 @@ class Message(msgspec.Struct, gc=False):
     kind: str | None = None
     dialect: msgspec.Raw = _UNREAD
     raw: str | None = None
+    products: list[str] | None = None
+    reason: str | None = None
+    state: str | None = None
 
 
 class Channel(msgspec.Struct):
@@ -127,6 +130,7 @@ class Head(msgspec.Struct):
 HEAD = msgspec.json.Decoder(Head)
 DECODER = msgspec.json.Decoder(Message, strict=False)
 CHANNELS = msgspec.json.Decoder(list[Channel | str], strict=False)
+NAMES = msgspec.json.Decoder(list[str])
 
 BAD_TIME = -2
 """What :func:`parse_times` gives for a text that is not an RFC 3339 time with a zone."""

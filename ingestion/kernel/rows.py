@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +63,65 @@ class Rows:
     cause_n: NDArray[np.int64]
     quotes: pa.Table
     quote_cause_n: NDArray[np.int64]
+
+
+class Part(NamedTuple):
+    """Rows of one product as the kernel makes them, in log order.
+
+    Attributes
+    ----------
+    product_id
+        The product.
+    sessions
+        Session ids that the integers point into; grows, never changes.
+    ints
+        int64[8, rows], rows ``R_*`` of :mod:`ingestion.kernel.step`.
+    numbers
+        float64[146, rows], the contract's features in order, NaN where null.
+    quote_ints
+        int64[7, quotes], rows ``Q_*``.
+    quotes
+        float64[4, quotes]: bid, ask, bid_size, ask_size.
+    """
+
+    product_id: str
+    sessions: list[str]
+    ints: NDArray[np.int64]
+    numbers: NDArray[np.float64]
+    quote_ints: NDArray[np.int64]
+    quotes: NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class LogRows:
+    """What a push of the log made: a few arrays per product, of which tables are made later and many at a time.
+
+    Attributes
+    ----------
+    parts
+        Rows by product, of each in log order.
+    """
+
+    parts: list[Part]
+
+    def tables(self) -> Rows:
+        """Return the same as Arrow tables, what belongs to one product together."""
+        by_product: dict[str, list[Part]] = defaultdict(list)
+        for part in self.parts:
+            by_product[part.product_id].append(part)
+        rows, causes = [ROW_SCHEMA.empty_table()], [np.zeros(0, np.int64)]
+        quotes, quote_causes = [QUOTE_SCHEMA.empty_table()], [np.zeros(0, np.int64)]
+        for product, parts in by_product.items():
+            ints, numbers, q_ints, q_numbers = (np.hstack(a) for a in zip(*(p[2:] for p in parts), strict=True))
+            if ints.shape[1]:
+                rows.append(feature_table(product, parts[0].sessions, ints, numbers))
+                causes.append(cause_of_rows(ints))
+            if q_ints.shape[1]:
+                quotes.append(quote_table(product, parts[0].sessions, q_ints, q_numbers))
+                quote_causes.append(cause_of_quotes(q_ints))
+        return Rows(
+            pa.concat_tables(rows), np.concatenate(causes), pa.concat_tables(quotes), np.concatenate(quote_causes)
+        )
 
 
 def _text(codes: NDArray[np.int64], words: pa.Array) -> pa.Array:

@@ -18,7 +18,7 @@ from feature_repo.errors import ContractError
 from ingestion.kernel.book import Book, empty_book, reserve
 
 N_WINDOWS = len(WINDOWS)
-FORMAT = 1
+FORMAT = 2
 
 # Sources of quotes and of trades.
 OPEN, TICKERS, BOOK = 0, 1, 2
@@ -53,6 +53,7 @@ SCALARS = np.dtype(
         ("started", "i8"),  # a message with a time has been seen in this stream
         ("connection", "i8"),  # index of the session in force, −1 before the first
         ("fresh", "i8"),  # it has begun and its first timed message is awaited
+        ("alone", "i8"),  # its first timed message has been the only one
         ("had_book", "i8"),  # the session before it quoted from a book
         ("session", "i8"),  # index of the session of message n
         ("watermark", "i8"),
@@ -63,11 +64,12 @@ SCALARS = np.dtype(
         ("row_time_us", "i8"),
         ("tickers", "i8"),  # counted for thinning
         ("subscribed", "i8"),  # −1 unknown, else flags
+        ("told", "i8"),  # the log records the gaps of this session: look for none
         ("heartbeats", "i8"),
         ("quote_source", "i8"),  # OPEN, TICKERS or BOOK
         ("trade_source", "i8"),  # OPEN, TICKERS or MATCHES
         ("trade_id", "i8"),
-        ("lost", "i8"),  # a sequence loss awaits the next timed message
+        ("lost", "i8"),  # a loss awaits the next timed message: 1 seen in the sequence, 2 recorded
         ("book_state", "i8"),
         ("book_pending", "i8"),  # a snapshot without a time is loaded and awaits the next l2update
         ("gap_open", "i8"),
@@ -105,8 +107,8 @@ SCALARS = np.dtype(
 """The scalars of a product's state; times in ns unless named otherwise."""
 
 COUNTERS = (
-    "reordered late gaps gap_session gap_silence gap_trades gap_sequence gap_source gap_crossed "
-    "unknown_delete crossed one_sided ignored_book crossed_snapshot ticker_rows grid_rows quotes"
+    "reordered late gaps gap_session gap_silence gap_trades gap_sequence gap_source gap_recorded gap_crossed "
+    "unknown_delete crossed one_sided ignored_book crossed_snapshot ticker_rows grid_rows quotes keyframe_differs"
 ).split()
 """What the kernel counts, in the order of State.counts."""
 

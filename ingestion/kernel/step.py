@@ -20,11 +20,15 @@ from ingestion.kernel.book import ASKS, BIDS, TOP, best, clear_book, depth, set_
 from ingestion.kernel.compiled import entry, inner
 from ingestion.kernel.emit import fill_row, keep_lag
 from ingestion.kernel.events import (
+    BOOK_NOTE,
     BOOK_SNAPSHOT,
     BOOK_UPDATE,
+    GAP,
     HEARTBEAT,
     LAST_TRADE,
     SEQUENCE_LOSS,
+    SESSION,
+    STATUS,
     SUB_BOOK,
     SUB_HEARTBEAT,
     SUB_TRADES,
@@ -44,6 +48,7 @@ from ingestion.kernel.state import BOOK, COUNTERS, MATCHES, OPEN, TICKERS
     C_TRADES,
     C_SEQUENCE,
     C_SOURCE,
+    C_RECORDED,
     C_CROSSED_BOOK,
     C_UNKNOWN,
     C_CROSSED,
@@ -53,9 +58,10 @@ from ingestion.kernel.state import BOOK, COUNTERS, MATCHES, OPEN, TICKERS
     C_TICKER_ROWS,
     C_GRID_ROWS,
     C_QUOTES,
+    C_KEYFRAME_DIFFERS,
 ) = range(len(COUNTERS))
 
-NONE, SYNCED, RESYNCING = 0, 1, 2
+NONE, SYNCED, RESYNCING, STALE = 0, 1, 2, 3
 QUOTE, GAP_START, GAP_END = 0, 1, 2
 # A snapshot without a time awaits the next l2update.
 NOTHING, LOADED, REFUSED = 0, 1, 2
@@ -231,6 +237,8 @@ def _begin_session(st, session):
     if s.book_state == SYNCED:
         s.book_state = RESYNCING
     s.book_pending = 0
+    s.alone = 0
+    s.told = 0
     s.subscribed = -1
     s.heartbeats = 0
     s.quote_source = OPEN
@@ -240,11 +248,70 @@ def _begin_session(st, session):
 
 
 @inner
+def _same_top(st, e, levels):
+    """Compare the book's top, and the depth of its ten best levels, with those of a keyframe."""
+    for side in range(2):
+        first = -1
+        near = 0.0
+        n = 0
+        for i in range(e.lo, e.hi):
+            if levels[i].side == side:
+                if first < 0:
+                    first = i
+                if n < TOP:
+                    near += levels[i].size
+                    n += 1
+        price, size = best(st.levels, st.blocks, side)
+        if first < 0:
+            if price > 0.0:
+                return False
+        elif price != levels[first].price or size != levels[first].size:
+            return False
+        elif depth(st.levels, st.blocks, side, TOP) != near:
+            return False
+    return True
+
+
+@inner
+def _obey_record(st, e, levels):
+    """Obey the ingestor; see ``docs/architecture.md``, "The raw log"."""
+    s = st.s[0]
+    if e.kind == SESSION:
+        s.told = 1
+        s.subscribed = e.flags
+    elif e.kind == STATUS:
+        if s.told == 0:
+            # The log was entered in mid-session: what was taken for the source by the first message may be wrong.
+            s.trade_source = MATCHES if e.flags & SUB_TRADES != 0 else OPEN
+            if e.flags & SUB_BOOK == 0 and s.quote_source == OPEN:
+                s.quote_source = TICKERS
+            s.trade_id = e.trade_id
+        s.told = 1
+        s.subscribed = e.flags
+    elif e.kind == GAP:
+        s.lost = 2
+    elif e.kind == BOOK_NOTE:
+        if s.book_state == RESYNCING or s.book_state == STALE:
+            s.book_state = e.flags
+    elif s.book_state == SYNCED:
+        if s.quote_source == BOOK and s.book_pending == NOTHING and not _same_top(st, e, levels):
+            st.counts[C_KEYFRAME_DIFFERS] += 1
+    elif s.book_state == NONE and s.book_pending == NOTHING and s.subscribed >= 0 and s.subscribed & SUB_BOOK != 0:
+        # As a snapshot without a time: it takes effect at the next update.
+        _choose_quotes(st, e, False)
+        s.book_pending = LOADED
+        _load_snapshot(st, e, levels)
+
+
+@inner
 def _without_time(st, e, levels):
     """Obey what moves no clock: subscriptions, trade continuity, a loss to be told later, a snapshot without a time."""
     s = st.s[0]
-    if e.kind == SUBSCRIBED:
-        s.subscribed = e.flags
+    if e.kind >= SESSION:
+        _obey_record(st, e, levels)
+    elif e.kind == SUBSCRIBED:
+        if s.told == 0:
+            s.subscribed = e.flags
     elif e.kind == SEQUENCE_LOSS:
         s.lost = 1
     elif e.kind == LAST_TRADE:
@@ -311,6 +378,8 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q
         reconnected = s.fresh == 1
         had_book = s.had_book == 1 if reconnected else s.quote_source == BOOK and s.book_state == SYNCED
         s.fresh = 0
+        alone = s.alone == 1
+        s.alone = 1 if reconnected or s.started == 0 else 0
         if s.started == 1 and t < was:
             late = was - t > GRACE_NS
             st.counts[C_LATE if late else C_REORDERED] += 1
@@ -331,13 +400,25 @@ def run(st, events, levels, first, every_ns, thin, wanted, r_int, r_num, tile, q
         else:
             beats = s.heartbeats == 1 or (s.subscribed >= 0 and s.subscribed & SUB_HEARTBEAT != 0)
             silent = t - was > (SILENCE_HEARTBEAT_NS if beats else SILENCE_NS)
-            gap = reconnected or silent or lost_trades or s.lost == 1 or changed
+            if silent and alone and not reconnected:
+                # A subscription begins with the last ticker there was, however old: nothing was missed since.
+                silent = False
+                if s.gap_open == 0:
+                    s.cover_start = t
+                    was = t
+                    if every_ns > 0:
+                        s.next_grid = -(-t // every_ns) * every_ns
+            gap = reconnected or s.lost > 0 or changed
+            if s.told == 0:
+                gap = gap or silent or lost_trades
             if gap:
                 if reconnected:
                     st.counts[C_SESSION] += 1
-                elif silent:
+                elif s.lost == 2:
+                    st.counts[C_RECORDED] += 1
+                elif silent and s.told == 0:
                     st.counts[C_SILENCE] += 1
-                elif lost_trades:
+                elif lost_trades and s.told == 0:
                     st.counts[C_TRADES] += 1
                 elif changed:
                     st.counts[C_SOURCE] += 1

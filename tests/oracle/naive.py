@@ -86,7 +86,7 @@ class Oracle:
             p.reconnected = p.session is not None
             p.session = line.session
             p.quote_source = p.trade_source = p.last_id = p.pending = None
-            p.heartbeat_seen = False
+            p.heartbeat_seen = p.alone = False
         self._fix_sources(session, p, m)
         if m.kind == "continuity":
             p.last_id = m.trade_id
@@ -105,6 +105,7 @@ class Oracle:
         t = when if p.watermark is None else max(when, p.watermark)
         created = t if line.recv_ns is None else line.recv_ns
 
+        self._begin_again(session, p, t)
         gap = self._shows_gap(session, p, m, t) | self._moves_to_book(p, m)
         if p.watermark is None:
             p.coverage_start = t
@@ -150,14 +151,24 @@ class Oracle:
 
     # gaps -----------------------------------------------------------------------------------------
 
+    def _silent(self, session: Session, p: Product, t: int) -> bool:
+        beats = p.heartbeat_seen or session.lists(HEARTBEAT_CHANNELS, p.name)
+        return p.watermark is not None and t - p.watermark > (SILENCE_HEARTBEAT_NS if beats else SILENCE_NS)
+
+    def _begin_again(self, session: Session, p: Product, t: int) -> None:
+        """Let the stream begin with the second message where the first was old news (ADR 36)."""
+        if p.alone and self._silent(session, p, t) and p.open_gap is None:
+            p.watermark = p.coverage_start = t
+            p.next_second = -(-t // S)
+        p.alone = p.watermark is None or p.reconnected
+
     def _shows_gap(self, session: Session, p: Product, m: Message, t: int) -> bool:
         shown = p.reconnected or p.lost
         p.reconnected = p.lost = False
         if p.watermark is None:
             shown = False
         else:
-            beats = p.heartbeat_seen or session.lists(HEARTBEAT_CHANNELS, p.name)
-            shown |= t - p.watermark > (SILENCE_HEARTBEAT_NS if beats else SILENCE_NS)
+            shown |= self._silent(session, p, t)
         if m.trade_id is not None and (
             (p.trade_source == "matches" and m.kind in ("trade", "heartbeat"))
             or (p.trade_source == "tickers" and m.kind == "ticker" and m.size is not None)

@@ -53,6 +53,7 @@ class Product:
     watermark: int | None = None
     reconnected: bool = False
     lost: bool = False
+    alone: bool = False  # the session has had one timed message of the product
     heartbeat_seen: bool = False
     quote_source: str | None = None
     trade_source: str | None = None
