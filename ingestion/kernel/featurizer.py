@@ -194,12 +194,14 @@ class Featurizer:
 
     def last_n(self) -> dict[tuple[str, str], int]:
         """Return the last message taken, per (session, product); what a commit writes down as the table's version."""
-        last = {}
-        for product, state in self._states.items():
-            connection = int(state.s["connection"][0])
-            if connection >= 0:
-                last[self.decoder.sessions[connection], product] = self.decoder.last_n[connection]
-        return last
+        d = self.decoder
+        met = {(session, product) for session, products in d.seen.items() for product in products}
+        met |= {(int(state.s["connection"][0]), product) for product, state in self._states.items()}
+        return {
+            (d.sessions[session], product): d.last_n[session]
+            for session, product in met
+            if session >= 0 and product in self._states
+        }
 
     def state(self, product: str) -> states.State:
         """Return the state of a product, for tests and for the book's keyframes."""

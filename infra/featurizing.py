@@ -1,0 +1,84 @@
+"""The featurizer with its services around it: what ``volspike featurize`` runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from types import FrameType
+
+from infra.logs import configure_logging
+from infra.settings import settings
+
+
+def featurize(
+    *, topic: str, group: str | None, instance_id: str | None, max_messages: int | None, as_json: bool
+) -> None:
+    """Run one featurizer until it is stopped, and say what it did.
+
+    Raises
+    ------
+    StoreError
+        If Kafka or Redis can't be reached at the start, the topic has too few partitions, a folder can't be written, or
+        another worker has the same static id.
+    """
+    from infra.broker import ensure_kafka
+    from infra.embedded import ensure_redis
+    from ingestion import kafka
+    from ingestion.featurize.checkpoint import Checkpoints
+    from ingestion.featurize.online_sink import OnlineSink
+    from ingestion.featurize.publisher import Publisher
+    from ingestion.featurize.worker import Summary, Worker
+    from ingestion.online import OnlineTable
+    from ingestion.topics import FEATURES, QUOTES
+
+    configure_logging(settings().log_level)
+    sys.setswitchinterval(0.0005)  # the threads of commit and online store must not hold a row up for 5 ms
+    stop = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    with ExitStack() as stack:
+        servers = stack.enter_context(ensure_kafka())
+        stack.enter_context(ensure_redis())
+        s = settings()
+        name = group or s.group
+        there = kafka.require_topics(servers, [topic, FEATURES, QUOTES], s.partitions)
+        checkpoints = Checkpoints(s.checkpoints, name, topic)
+        online = OnlineSink(OnlineTable().write_parts)
+        worker = Worker(
+            kafka.consumer(name, servers, instance=instance_id),
+            topic,
+            there[topic],
+            publisher=Publisher(kafka.producer(servers, compression_type="lz4"), there),
+            online=online,
+            checkpoints=checkpoints,
+            commit_every_s=s.commit_every_s,
+            checkpoint_every_s=s.checkpoint_every_s,
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, end)
+        say("reading", topic, as_json)
+        summary: Summary = worker.run(stop.is_set, max_messages)
+    if as_json:
+        print(json.dumps(summary.as_dict()))
+        return
+    rate = summary.messages / summary.seconds if summary.seconds else 0.0
+    print(
+        f"{summary.messages:,} messages in {summary.seconds:,.1f} s ({rate:,.0f}/s): {summary.rows:,} rows, "
+        f"{summary.quotes:,} quotes; in the tables {summary.counts['spike_features_added']:,} and "
+        f"{summary.counts['quotes_added']:,} more"
+    )
+    worth = ("gaps", "late", "future", "malformed", "duplicate", "chunks_lost", "keyframe_differs", "online_failures")
+    told = [f"{what} {summary.counts[what]:,}" for what in (*worth, "commit_failures") if summary.counts[what]]
+    if told:
+        print("  " + ", ".join(told))
+
+
+def say(what: str, topic: str, as_json: bool) -> None:
+    """Tell a terminal that the worker reads."""
+    if sys.stderr.isatty() and not as_json:
+        print(f"{what} {topic}; Ctrl-C ends", file=sys.stderr)

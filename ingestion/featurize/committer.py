@@ -1,0 +1,140 @@
+"""Commits: what was made becomes lasting, in the one order in which nothing is lost or doubled.
+
+::
+
+    rows ──► acknowledged by the topics ──► in the tables ──► offset committed ──► checkpoint written
+             (again after a crash, with     (once, by their   (a reader begins     (it saves time only, and never
+             the same ids)                  versions)         at or before it)     runs ahead of the tables)
+
+A commit runs in a thread of its own, one at a time, while the next rows are made.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import structlog
+
+from feature_repo.contract import VIEW
+from feature_repo.errors import StoreError
+from ingestion import tables
+from ingestion.featurize.publisher import Held
+from ingestion.kernel import LogRows, Part
+
+RETRY_S: Final = 1.0
+"""Wait after a failed commit: a full disk or a broker that is gone is tried once a second."""
+
+
+@dataclass(slots=True)
+class Work:
+    """What one commit makes lasting.
+
+    Attributes
+    ----------
+    parts
+        Rows since the commit before.
+    versions
+        (session, product) -> last message they cover.
+    offsets
+        Partition -> (offset to go on from, offset to rewind to).
+    saves
+        Partition -> its state at that offset, where a checkpoint is due.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+    versions: Held = field(default_factory=dict)
+    offsets: dict[int, tuple[int, int]] = field(default_factory=dict)
+    saves: dict[int, bytes] = field(default_factory=dict)
+
+
+class Committer:
+    """Runs commits one after the other.
+
+    Parameters
+    ----------
+    flush
+        Waits until the topics have acknowledged all that was sent.
+    offsets
+        Commits offsets.
+    checkpoint
+        Writes a partition's state.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[], None],
+        offsets: Callable[[Mapping[int, tuple[int, int]]], None],
+        checkpoint: Callable[[int, bytes], None],
+    ) -> None:
+        self._flush = flush
+        self._offsets = offsets
+        self._checkpoint = checkpoint
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._running: Future[None] | None = None
+        self._giving_up = threading.Event()
+        self.counts: Counter[str] = Counter()
+        self.seconds: deque[float] = deque(maxlen=1000)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a commit is under way."""
+        return self._running is not None and not self._running.done()
+
+    def begin(self, work: Work) -> None:
+        """Commit in the background; the one before must be done."""
+        self.finish()
+        self._running = self._pool.submit(self._commit, work)
+
+    def finish(self) -> None:
+        """Wait for the commit under way.
+
+        Raises
+        ------
+        VolspikeError
+            What stopped it, where trying again can't help or :meth:`close` was called.
+        """
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+    def close(self) -> None:
+        """Let a commit that can't succeed give up; what it held is read from the log again."""
+        self._giving_up.set()
+        self._pool.shutdown(wait=True)
+
+    def _commit(self, work: Work) -> None:
+        began = time.perf_counter()
+        rows = LogRows(work.parts).tables()
+        while True:
+            try:
+                self._flush()
+                self._append(VIEW, rows.features, rows.cause_n, work.versions)
+                self._append("quotes", rows.quotes, rows.quote_cause_n, work.versions)
+                break
+            except StoreError as error:
+                self.counts["commit_failures"] += 1
+                structlog.get_logger("featurize").warning("commit", error=str(error), retry_s=RETRY_S)
+                if self._giving_up.wait(RETRY_S):
+                    raise
+        self._offsets(work.offsets)
+        for partition, state in work.saves.items():
+            try:
+                self._checkpoint(partition, state)
+                self.counts["checkpoints"] += 1
+            except StoreError as error:
+                self.counts["checkpoint_failures"] += 1
+                structlog.get_logger("featurize").warning("checkpoint", partition=partition, error=str(error))
+        self.counts["commits"] += 1
+        self.seconds.append(time.perf_counter() - began)
+
+    def _append(self, name: str, rows: pa.Table, causes: np.ndarray, versions: Held) -> None:
+        if rows.num_rows:
+            self.counts[f"{name}_added"] += tables.append(name, rows, causes, versions)

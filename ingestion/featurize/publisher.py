@@ -1,0 +1,101 @@
+"""Rows on their way to ``ticks.features`` and ``ticks.quotes``: each at least once, in order per product."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from feature_repo.errors import StoreError
+from ingestion.kernel import Part
+from ingestion.kernel.step import Q_CAUSE, Q_SESSION, R_CAUSE, R_SESSION
+from ingestion.topics import FEATURES, QUOTES, partition_of
+from ingestion.wire import Wire, feature_messages, quote_messages
+
+Held = dict[tuple[str, str], int]
+"""(session, product) -> last message that a table holds."""
+FLUSH_S: Final = 60.0
+"""Bound on waiting for acknowledgements; a broker that is gone longer stops the commit, not the reading."""
+
+
+class Publisher:
+    """Sends rows that the tables don't hold yet.
+
+    Parameters
+    ----------
+    producer
+        An idempotent producer.
+    partitions
+        Partitions of each topic.
+    """
+
+    def __init__(self, producer: Any, partitions: dict[str, int]) -> None:
+        self._producer = producer
+        self._partitions = partitions
+        self.counts: Counter[str] = Counter()
+        self._failed: str = ""
+
+    def take(self, part: Part, rows: Held, quotes: Held) -> None:
+        """Send a part's rows and quotes; those that the tables hold were sent before.
+
+        Parameters
+        ----------
+        part
+            Rows of one product.
+        rows, quotes
+            What ``spike_features`` and ``quotes`` hold.
+        """
+        first = _first_new(part, part.ints[R_SESSION], part.ints[R_CAUSE], rows)
+        if first < part.ints.shape[1]:
+            self._send(FEATURES, part, feature_messages(part, first))
+            self.counts["rows_published"] += part.ints.shape[1] - first
+        first = _first_new(part, part.quote_ints[Q_SESSION], part.quote_ints[Q_CAUSE], quotes)
+        if first < part.quote_ints.shape[1]:
+            self._send(QUOTES, part, quote_messages(part, first))
+            self.counts["quotes_published"] += part.quote_ints.shape[1] - first
+
+    def _send(self, topic: str, part: Part, messages: Iterator[Wire]) -> None:
+        partition = partition_of(part.product_id, self._partitions[topic])
+        for key, value, headers in messages:
+            while True:
+                try:
+                    self._producer.produce(
+                        topic, value, key, partition=partition, headers=headers, on_delivery=self._delivered
+                    )
+                    break
+                except BufferError:  # the queue is full: the broker is slower than the kernel, so wait for it
+                    self.counts["publish_waits"] += 1
+                    self._producer.poll(0.1)
+        self._producer.poll(0)
+
+    def _delivered(self, error: Any, message: Any) -> None:
+        if error is not None:
+            self.counts["publish_failures"] += 1
+            self._failed = error.str()
+
+    def flush(self) -> None:
+        """Wait until all that was sent is acknowledged.
+
+        Raises
+        ------
+        StoreError
+            If it isn't in time, or a message was refused.
+        """
+        left = self._producer.flush(FLUSH_S)
+        failed, self._failed = self._failed, ""
+        if left or failed:
+            raise StoreError(
+                f"{FEATURES} and {QUOTES}: {left} messages are not acknowledged after {FLUSH_S:.0f} s"
+                f"{', ' + failed if failed else ''}; see that Kafka runs"
+            )
+
+
+def _first_new(part: Part, sessions: np.ndarray, causes: np.ndarray, held: Held) -> int:
+    """Index of the first row that the table doesn't hold."""
+    if not held or not len(causes):
+        return 0
+    known = np.array([held.get((session, part.product_id), -1) for session in part.sessions], np.int64)
+    new = causes > known[sessions]
+    return int(new.argmax()) if new.any() else len(causes)

@@ -1,0 +1,329 @@
+"""The featurizer's loop: a member of a consumer group that takes batches of the log through the kernel.
+
+::
+
+    consume ──► Partition.take ──► OnlineSink   newest row per product, at once
+                     │         ──► Publisher    every row, at once
+                     └─ gathered ──► Committer  every 2 s or 50,000 rows: tables, offset, checkpoint
+
+A partition that is taken away is committed first, so that its next owner finds all; a partition that is taken over goes
+on from its checkpoint, else from the offset to rewind to, else from where the log begins.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+
+from feature_repo.contract import VIEW
+from feature_repo.errors import ContractError, StoreError
+from ingestion import tables
+from ingestion.featurize.checkpoint import Checkpoints
+from ingestion.featurize.committer import Committer, Work
+from ingestion.featurize.online_sink import OnlineSink
+from ingestion.featurize.partition import Partition
+from ingestion.featurize.publisher import Held, Publisher
+from ingestion.kernel import Options, Part
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Message, TopicPartition
+
+BATCH: Final = 5_000
+"""Most messages taken at once: what the kernel turns into rows between two looks at the clock."""
+COMMIT_ROWS: Final = 50_000
+"""Rows after which a commit is begun early: bounds memory (60 MB) while a long log is read."""
+MOST_ROWS: Final = 4 * COMMIT_ROWS
+"""Rows gathered at most: while the tables can't be written, reading stops here."""
+IDLE_S: Final = 0.1
+"""Longest wait for a message: how often the loop looks at its clock in a quiet market."""
+LOG_S: Final = 10.0
+"""Bound on asking the broker where a partition begins and what was committed of it."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a featurizer did.
+
+    Attributes
+    ----------
+    messages
+        Messages of the log.
+    rows, quotes
+        Rows made.
+    seconds
+        Wall time.
+    cpu_s
+        Processor time of the process.
+    counts
+        What was counted on the way: by the kernel, the sinks and the commits.
+    partitions
+        Partitions at the end.
+    """
+
+    messages: int = 0
+    rows: int = 0
+    quotes: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+    partitions: list[int] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain data."""
+        return {
+            "messages": self.messages,
+            "rows": self.rows,
+            "quotes": self.quotes,
+            "seconds": self.seconds,
+            "cpu_s": self.cpu_s,
+            "messages_per_s": self.messages / self.seconds if self.seconds else 0.0,
+            "counts": dict(self.counts),
+            "partitions": self.partitions,
+        }
+
+
+class Worker:
+    """A featurizer.
+
+    Parameters
+    ----------
+    consumer
+        A member of the group, not subscribed yet.
+    topic, partitions
+        The raw log and how many partitions it has.
+    publisher, online, checkpoints
+        Where rows and state go.
+    options
+        What rows to make.
+    commit_every_s, checkpoint_every_s
+        Seconds between commits, and between checkpoints.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        topic: str,
+        partitions: int,
+        *,
+        publisher: Publisher,
+        online: OnlineSink,
+        checkpoints: Checkpoints,
+        options: Options | None = None,
+        commit_every_s: float = 2.0,
+        checkpoint_every_s: float = 30.0,
+    ) -> None:
+        self._consumer = consumer
+        self._topic = topic
+        self._count = partitions
+        self._publisher = publisher
+        self._online = online
+        self._checkpoints = checkpoints
+        self._options = options
+        self._commit_every_s = commit_every_s
+        self._checkpoint_every_s = checkpoint_every_s
+        self._committer = Committer(publisher.flush, self._commit_offsets, checkpoints.write)
+        self._mine: dict[int, Partition] = {}
+        self._held_rows: Held = {}
+        self._held_quotes: Held = {}
+        self._work = Work()
+        self._gathered = 0
+        self._committed_at = self._saved_at = time.monotonic()
+        self._paused = False
+        self._log = structlog.get_logger("featurize")
+        self.summary = Summary()
+
+    def run(self, stop: Callable[[], bool], max_messages: int | None = None) -> Summary:
+        """Take messages until told to stop, or until that many were taken; all is committed then.
+
+        Raises
+        ------
+        StoreError
+            If another member has this one's static id, or the tables can't be written.
+        """
+        began, cpu = time.perf_counter(), time.process_time()
+        self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        try:
+            while not stop() and (max_messages is None or self.summary.messages < max_messages):
+                left = BATCH if max_messages is None else min(BATCH, max_messages - self.summary.messages)
+                self._take(self._consume(left))
+                self._commit_when_due()
+            self._commit(list(self._mine), save=True)
+            self._committer.finish()
+        finally:
+            self._committer.close()
+            self._consumer.close()
+            self._online.close()
+            self._sum_up()
+            self.summary.seconds = time.perf_counter() - began
+            self.summary.cpu_s = time.process_time() - cpu
+        return self.summary
+
+    # Reading
+
+    def _consume(self, most: int) -> list[Message]:
+        """Wait for a message, then take what else is there: asking for many at once would wait for all of them."""
+        first = self._consumer.poll(IDLE_S)
+        if first is None:
+            return []
+        messages = [first]
+        if most > 1:
+            messages += self._consumer.consume(most - 1, 0)
+        good = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                good.append(message)
+            elif error.fatal():
+                raise StoreError(
+                    f"Kafka refused this member: {error.str()}; a static id (--instance-id) belongs to one "
+                    "worker: give each its own"
+                )
+            else:
+                self._log.warning("consume", error=error.str())
+        return good
+
+    def _take(self, messages: Sequence[Message]) -> None:
+        by_partition: dict[int, list[Message]] = defaultdict(list)
+        for message in messages:
+            by_partition[message.partition() or 0].append(message)
+        self.summary.messages += len(messages)
+        for index, some in by_partition.items():
+            if index in self._mine:
+                self._spread(self._mine[index].take(some).parts)
+
+    def _spread(self, parts: Sequence[Part]) -> None:
+        self._online.take(parts)
+        for part in parts:
+            self._publisher.take(part, self._held_rows, self._held_quotes)
+            rows, quotes = part.ints.shape[1], part.quote_ints.shape[1]
+            self.summary.rows += rows
+            self.summary.quotes += quotes
+            self._gathered += rows + quotes // 8
+        self._work.parts.extend(parts)
+
+    # Committing
+
+    def _commit_when_due(self) -> None:
+        now = time.monotonic()
+        full = self._gathered >= COMMIT_ROWS
+        if (full or now - self._committed_at >= self._commit_every_s) and not self._committer.busy:
+            save = now - self._saved_at >= self._checkpoint_every_s
+            self._commit(list(self._mine), save=save)
+        self._pause(self._gathered >= MOST_ROWS)
+
+    def _commit(self, indexes: Sequence[int], *, save: bool) -> None:
+        """Begin to make lasting all that was gathered, and how far these partitions were read."""
+        self._committer.finish()
+        work, self._work, self._gathered = self._work, Work(), 0
+        for index in self._mine:
+            work.versions.update(self._mine[index].featurizer.last_n())
+        for index in indexes:
+            mine = self._mine[index]
+            work.offsets[index] = mine.resume, mine.rewind
+            if save:
+                work.saves[index] = mine.save()
+        self._committed_at = time.monotonic()
+        if save:
+            self._saved_at = self._committed_at
+        if work.parts or work.offsets:
+            self._committer.begin(work)
+
+    def _commit_offsets(self, offsets: Mapping[int, tuple[int, int]]) -> None:
+        from confluent_kafka import KafkaException, TopicPartition
+
+        said = [
+            TopicPartition(self._topic, p, resume, metadata=msgspec.json.encode({"rewind": rewind}).decode())
+            for p, (resume, rewind) in offsets.items()
+        ]
+        if not said:
+            return
+        try:
+            self._consumer.commit(offsets=said, asynchronous=False)
+        except KafkaException as error:
+            # The tables know what they hold: an offset that stays behind costs a little reading.
+            self.summary.counts["offset_failures"] += 1
+            self._log.warning("offsets", error=str(error))
+
+    def _pause(self, full: bool) -> None:
+        """Stop or go on reading: while the tables can't be written, rows must not pile up."""
+        if full == self._paused:
+            return
+        there = self._consumer.assignment()
+        (self._consumer.pause if full else self._consumer.resume)(there)
+        self._paused = full
+        self.summary.counts["pauses"] += full
+
+    # Members come and go
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._held_rows = tables.last_n(VIEW)
+        self._held_quotes = tables.last_n("quotes")
+        for partition in partitions:
+            index = partition.partition
+            self._mine[index], how = self._take_over(index)
+            partition.offset = self._mine[index].resume
+            self._log.info("partition", partition=index, offset=partition.offset, by=how)
+            self.summary.counts[f"taken over by {how}"] += 1
+        consumer.incremental_assign(partitions)
+        if self._paused:
+            consumer.pause(partitions)
+
+    def _take_over(self, index: int) -> tuple[Partition, str]:
+        """Return the partition where its last owner left it, or from as far back as is needed and there."""
+        from confluent_kafka import TopicPartition
+
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, index), LOG_S)
+        state = self._checkpoints.read(index)
+        if state is not None:
+            try:
+                found = Partition.restore(state, index, self._count)
+            except ContractError as error:
+                self._log.warning("checkpoint", partition=index, error=str(error))
+            else:
+                if low <= found.resume <= max(high, low):
+                    return found, "checkpoint"
+                self._log.warning("checkpoint", partition=index, offset=found.resume, log=[low, high])
+        committed = self._consumer.committed([TopicPartition(self._topic, index)], LOG_S)[0]
+        start, how = low, "the log's beginning"
+        if committed.offset >= 0 and committed.metadata:
+            rewind = msgspec.json.decode(committed.metadata.encode(), type=dict[str, int]).get("rewind", low)
+            if low <= rewind <= high:
+                start, how = rewind, "rewinding"
+        return Partition(index, self._count, self._options, start), how
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        gone = [p.partition for p in partitions if p.partition in self._mine]
+        self._commit(gone, save=True)
+        self._committer.finish()
+        self._forget(gone)
+        consumer.incremental_unassign(partitions)
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Another member has them already: what was gathered may be committed, their offsets and states may not."""
+        self._commit([], save=False)
+        self._committer.finish()
+        self._forget([p.partition for p in partitions])
+        self.summary.counts["partitions_lost"] += len(partitions)
+
+    def _forget(self, indexes: Sequence[int]) -> None:
+        for index in indexes:
+            partition = self._mine.pop(index, None)
+            if partition is not None:
+                self._count_in(partition)
+
+    def _count_in(self, partition: Partition) -> None:
+        self.summary.counts.update(partition.counts)
+        self.summary.counts.update(partition.featurizer.counts)
+
+    def _sum_up(self) -> None:
+        self.summary.partitions = sorted(self._mine)
+        for partition in self._mine.values():
+            self._count_in(partition)
+        for more in (self._publisher.counts, self._online.counts, self._committer.counts):
+            self.summary.counts.update(more)
