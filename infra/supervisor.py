@@ -248,9 +248,7 @@ def wait_ready(
 @contextmanager
 def announced(run: Path, name: str, pid: int, port: int) -> Iterator[None]:
     """Have an entry in ``services.json``."""
-    services.announce(
-        run, services.Service(name, pid, HOST, port, datetime.now(UTC).isoformat(timespec="seconds"))
-    )
+    services.announce(run, services.Service(name, pid, HOST, port, datetime.now(UTC).isoformat(timespec="seconds")))
     try:
         yield
     finally:
@@ -265,8 +263,15 @@ def watch(alive: Callable[[], bool], parent: int | None) -> None:
             return
 
 
-def run(serve: Callable[[], None]) -> None:
+def run(serve: Callable[[], None], *, as_json: bool = True) -> None:
     """Run a supervisor to its end: SIGTERM and SIGINT stop it in order, an error becomes its answer.
+
+    Parameters
+    ----------
+    serve
+        Runs the server.
+    as_json
+        A command reads the answer; otherwise a person does, on standard error.
 
     Raises
     ------
@@ -278,7 +283,10 @@ def run(serve: Callable[[], None]) -> None:
     try:
         serve()
     except StoreError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
+        if as_json:
+            print(json.dumps({"error": str(error)}), flush=True)
+        else:
+            print(f"volspike: {error}", file=sys.stderr)
         sys.exit(1)
 
 
