@@ -3,7 +3,7 @@ PYTHON_ENV := .venv/bin
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help setup demo test check bench docs lock lock-check
+.PHONY: help setup demo test check bench kafka docs lock lock-check
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -28,6 +28,9 @@ check: setup ## ruff, mypy --strict, import directions, docs, doctests
 
 bench: setup ## every measured target; ARGS="replay" for one
 	@$(PYTHON_ENV)/volspike bench $(if $(ARGS),$(ARGS),all)
+
+kafka: setup ## run Apache Kafka on loopback (needs Java 17 and Maven); ARGS="--port 9192" for another port
+	@$(PYTHON_ENV)/python -m infra.kafka_server $(ARGS)
 
 docs: setup ## generate docs/feature_spec.md, .env.example and config.yaml.example
 	@$(PYTHON_ENV)/python -m infra.docs

@@ -120,8 +120,8 @@ class OnlineTable:
                 name: self._value() if x != x else encode(x)
                 for (name, encode), x in zip(self._encoders, part.numbers[:, -1].tolist(), strict=True)
             }
-            row_time, created = (_datetime(int(us)) for us in (part.ints[R_TIME_US, -1], part.ints[R_CREATED, -1] // 1000))
-            data.append((self._key(part.product_id), values, row_time, created))
+            row_time, created = part.ints[R_TIME_US, -1], part.ints[R_CREATED, -1] // 1000
+            data.append((self._key(part.product_id), values, _datetime(int(row_time)), _datetime(int(created))))
         with self._reachable():
             self._store.online_write_batch(self._config, self._view, data, None)
         return len(data)

@@ -18,6 +18,8 @@ from ingestion.kernel.events import (
     SUBSCRIBED,
 )
 
+_TOLD = (SUBSCRIBED, SESSION, STATUS)
+"""Kinds that name a product without being a message of its own."""
 EVERY_PRODUCT = ""
 """Stands for a product where an event concerns all that its session has seen."""
 
@@ -36,6 +38,8 @@ class Assembler:
         self._products: list[str] = []
         self._levels: list[NDArray[np.void]] = []
         self._n_levels = 0
+        self.places: NDArray[np.int64] | None = None
+        """int64[m]: place of each message in the log, where others stand between; None where they are consecutive."""
 
     def events(self, chunk: Chunk, at: NDArray[np.int64], kind: int) -> NDArray[np.void]:
         """Return EVENT[len(at)] of a kind, with what the log says of messages ``at`` filled in."""
@@ -62,7 +66,13 @@ class Assembler:
             kept = np.flatnonzero(good)
             events, at, products = events[kept], at[kept], [products[i] for i in kept]
         self._events.append(events)
-        self._order.append(at)
+        self._order.append(at if self.places is None else self.places[at])
+        self._products.extend(products)
+
+    def add_placed(self, events: NDArray[np.void], places: NDArray[np.int64], products: list[str]) -> None:
+        """Take events of whole messages of which nothing else is known here but their place in the log."""
+        self._events.append(events)
+        self._order.append(places)
         self._products.extend(products)
 
     def levels(self, sides: NDArray[np.int64], price: NDArray[np.float64], size: NDArray[np.float64]) -> int:
@@ -95,20 +105,18 @@ class Assembler:
         """
         if not self._events:
             return {}
-        events = np.concatenate(self._events)
+        events = self._events[0] if len(self._events) == 1 else np.concatenate(self._events)
         order = np.concatenate(self._order)
         codes = {product: i for i, product in enumerate(dict.fromkeys(self._products))}
+        if len(codes) == 1 and EVERY_PRODUCT not in codes and (np.diff(order) >= 0).all():
+            return self._only(self._products[0], events, seen)
         general = codes.get(EVERY_PRODUCT)
         code = np.zeros(len(events), np.int64)
-        by_code: dict[str, NDArray[np.int64]] = {}
-        if len(codes) == 1 and general is None:
-            by_code[self._products[0]] = np.arange(len(events))
-        else:
-            code[:] = [codes[p] for p in self._products]
-            by_code = {p: np.flatnonzero(code == c) for p, c in codes.items() if p != EVERY_PRODUCT}
+        code[:] = [codes[p] for p in self._products]
+        by_code = {p: np.flatnonzero(code == c) for p, c in codes.items() if p != EVERY_PRODUCT}
         shared = np.flatnonzero(code == general) if general is not None else np.zeros(0, np.int64)
         out = {}
-        own_kinds = ~np.isin(events["kind"], (SUBSCRIBED, SESSION, STATUS))
+        own_kinds = ~np.isin(events["kind"], _TOLD)
         for product in {*by_code, *(p for products in seen.values() for p in products)} if len(shared) else by_code:
             own = by_code.get(product, np.zeros(0, np.int64))
             mine = own
@@ -125,6 +133,13 @@ class Assembler:
             for session in np.unique(events["session"][own[own_kinds[own]]]):
                 seen[int(session)].add(product)
         return out
+
+    @staticmethod
+    def _only(product: str, events: NDArray[np.void], seen: dict[int, set[str]]) -> dict[str, NDArray[np.void]]:
+        """Return the events as they are where all are one product's and in order: most chunks."""
+        for session in np.unique(events["session"][~np.isin(events["kind"], _TOLD)]):
+            seen[int(session)].add(product)
+        return {product: events}
 
     @staticmethod
     def _concerns(

@@ -25,7 +25,10 @@ from ingestion.kernel.exchange import ExchangeDecoder
 from ingestion.kernel.keys import repeats_a_key
 from ingestion.kernel.messages import DECODER, HEAD, Message
 from ingestion.kernel.records import RecordDecoder
+from ingestion.kernel.scan import count_lines, scan_tickers
 
+_LOOK_AHEAD = 1 << 16
+"""Bytes in which a ticker must show for the piece to be scanned for plain ones."""
 _KINDS = {"feed": FEED, None: FEED, "state": RECORD, "keyframe": RECORD}
 _READ_TYPES = (
     "ticker match last_match heartbeat l2update snapshot subscriptions error market_trades l2_data heartbeats"
@@ -144,6 +147,10 @@ class _Work:
         self.whole = True
         """Whether this is all of a connection, in which its own sequence numbers mean something."""
         self._lines: list[bytes] | None = None
+        self.places: NDArray[np.int64] | None = None
+        """Index in the piece of each line of ``data``, where others were taken out."""
+        self.plain_n = 0
+        """Number of the last plain ticker."""
 
     # Reading
 
@@ -163,8 +170,41 @@ class _Work:
         """Decode, unwrap, number, and drop what was seen before."""
         decoder = self.decoder
         start = decoder.line
-        n_lines = self.data.count(b"\n") + (not self.data.endswith(b"\n") and len(self.data) > 0)
+        n_lines = count_lines(self.data)
         decoder.line += n_lines
+        taken = self._take_plain(start, n_lines)
+        n_lines -= taken
+        chunk = self._read_rest(start, n_lines)
+        if taken:
+            self.out.places = chunk.n - (start + 1)
+            last = decoder.last_n
+            session = decoder.session_index(decoder.session)
+            last[session] = max(last.get(session, 0), self.plain_n)
+        return chunk
+
+    def _take_plain(self, start: int, n_lines: int) -> int:
+        """Take the plain tickers out of the data, where no line tells a number of its own; return how many."""
+        decoder = self.decoder
+        # The escaped form inside an envelope doesn't match.
+        if self.data.find(b'"type":"ticker"', 0, _LOOK_AHEAD) < 0:
+            return 0
+        known = decoder.session in decoder.sessions
+        if known and decoder.last_n.get(decoder.session_index(decoder.session), 0) > start:
+            return 0
+        data = self.data if self.data.endswith(b"\n") else self.data + b"\n"
+        events, lines, products, left = scan_tickers(data, n_lines, start + 1, self.now_ns + FUTURE_NS)
+        rest = b"".join([data[lo : end + 1] for _, lo, end in left.tolist()]) if len(left) else b""
+        if not len(events) or b'"raw"' in rest:
+            return 0
+        events["session"] = decoder.session_index(decoder.session)
+        self.out.add_placed(events, lines, products)
+        self.counts["ticker"] += len(events)
+        self.data, self.places, self.plain_n = rest, left[:, 0], start + 1 + int(lines[-1])
+        return len(events)
+
+    def _read_rest(self, start: int, n_lines: int) -> Chunk:
+        """Decode, unwrap, number, and drop what was seen before, of the lines that are no plain tickers."""
+        decoder = self.decoder
         messages: list[Message] | None = None
         if not repeats_a_key(self.data):
             try:
@@ -175,7 +215,7 @@ class _Work:
             messages, lines = self._one_by_one(start)
         else:
             lines = np.arange(n_lines)
-        n = lines + (start + 1)
+        n = (lines if self.places is None else self.places[lines]) + (start + 1)
         recv = np.full(len(messages), NO_TIME)
         session = np.zeros(len(messages), np.int64)
         kind = np.full(len(messages), FEED, np.int8)
@@ -234,7 +274,7 @@ class _Work:
                 if unread:
                     self.counts.update((unread, "unknown_type"))
                 else:
-                    self.reject(i, start + 1 + i, reason_of(error))
+                    self.reject(i, start + 1 + (i if self.places is None else int(self.places[i])), reason_of(error))
                 continue
             messages.append(message)
             lines.append(i)

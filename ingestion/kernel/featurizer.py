@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_repo.contract import FEATURE_NAMES, WINDOWS
+from feature_repo.contract import WINDOWS
 from feature_repo.errors import ContractError, UsageError
 from ingestion.kernel import state as states
 from ingestion.kernel.decode import Decoder, Logged
 from ingestion.kernel.events import BOOK_SNAPSHOT, BOOK_UPDATE, TICKER, TRADE, Batch, Reject
+from ingestion.kernel.output import Output, Room
 from ingestion.kernel.rows import (
     QUOTE_SCHEMA,
     ROW_SCHEMA,
@@ -28,7 +29,7 @@ from ingestion.kernel.rows import (
     feature_table,
     quote_table,
 )
-from ingestion.kernel.step import QUOTE_MARGIN, ROW_MARGIN, TILE, run
+from ingestion.kernel.step import run
 
 _STRETCH = 8192
 """Events taken at once: rings need room for the longest window and one stretch, and stay in the cache."""
@@ -89,6 +90,7 @@ class Featurizer:
         self.counts: Counter[str] = Counter()
         self.rejects: list[Reject] = []
         self._states: dict[str, states.State] = {}
+        self._room = Room()
 
     def push_lines(self, data: bytes, *, now_ns: int | None = None) -> Rows:
         """Take complete lines of the log.
@@ -163,7 +165,7 @@ class Featurizer:
         wanted = np.array([w in options.windows for w in WINDOWS])
         every_ns = 0 if options.every_s is None else options.every_s * 1_000_000_000
         total = sum(len(events) for _, events in parts)
-        out = _Output(total)
+        out = Output(self._room, total)
         for batch, events in parts:
             at = 0
             while at < len(events):
@@ -181,7 +183,7 @@ class Featurizer:
                 at += taken
                 if taken < len(stretch):
                     yield out.filled()
-                    out = _Output(total)
+                    out = Output(self._room, total)
         yield out.filled()
         self._states[product] = state
         for name, more in zip(states.COUNTERS, (state.counts - before).tolist(), strict=True):
@@ -250,29 +252,6 @@ class Featurizer:
         self.counts.update(counts)
         self._states = {product: states.load(raw) for product, raw in kept.items()}
         return self
-
-
-class _Output:
-    """Room for the rows and quotes of some events; one allocation, so that large ones get huge pages."""
-
-    def __init__(self, events: int) -> None:
-        # Columns start an odd number of cache lines apart, so that they don't share cache sets.
-        capacity = 8 * ((events + events // 2 + 4 * ROW_MARGIN) // 8 | 1)
-        quotes = 2 * events + 4 * QUOTE_MARGIN
-        self.arrays = (
-            np.empty((8, capacity), np.int64),
-            np.empty((len(FEATURE_NAMES), capacity)),
-            np.empty((TILE, len(FEATURE_NAMES))),
-            np.empty((7, quotes), np.int64),
-            np.empty((4, quotes)),
-        )
-        self.rows = 0
-        self.quotes = 0
-
-    def filled(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return the parts that hold something."""
-        r_int, r_num, _, q_int, q_num = self.arrays
-        return r_int[:, : self.rows], r_num[:, : self.rows], q_int[:, : self.quotes], q_num[:, : self.quotes]
 
 
 class _Gathered:

@@ -147,67 +147,69 @@ def _digits(text, at, count):
     return value
 
 
+@inner
+def parse_time(text, at, end):
+    """Read the RFC 3339 time text[at:end]: ns since the epoch, :data:`BAD_TIME` where it is none with a zone."""
+    if end - at < 20:
+        return BAD_TIME
+    year = _digits(text, at, 4)
+    month = _digits(text, at + 5, 2)
+    day = _digits(text, at + 8, 2)
+    hour = _digits(text, at + 11, 2)
+    minute = _digits(text, at + 14, 2)
+    second = _digits(text, at + 17, 2)
+    if min(year, month, day, hour, minute, second) < 0 or month > 12 or month < 1 or day < 1:
+        return BAD_TIME
+    if text[at + 4] != 45 or text[at + 7] != 45 or text[at + 13] != 58 or text[at + 16] != 58:
+        return BAD_TIME
+    if (text[at + 10] != 84 and text[at + 10] != 32) or hour > 23 or minute > 59 or second > 59 or year < 1970:
+        return BAD_TIME
+    leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    if month == 2:
+        longest = 29 if leap else 28
+    elif month == 4 or month == 6 or month == 9 or month == 11:
+        longest = 30
+    else:
+        longest = 31
+    if day > longest or year > 2261:
+        return BAD_TIME
+    i = at + 19
+    nanos = 0
+    if text[i] == 46:
+        i += 1
+        scale = 100_000_000
+        seen = 0
+        while i < end and 48 <= text[i] <= 57:
+            nanos += (text[i] - 48) * scale
+            scale //= 10
+            seen += 1
+            i += 1
+        if seen == 0 or seen > 9:
+            return BAD_TIME
+    offset = 0
+    if i == end - 1 and text[i] == 90:
+        offset = 0
+    elif i == end - 6 and (text[i] == 43 or text[i] == 45) and text[i + 3] == 58:
+        hours = _digits(text, i + 1, 2)
+        minutes = _digits(text, i + 4, 2)
+        if hours < 0 or minutes < 0 or hours > 23 or minutes > 59:
+            return BAD_TIME
+        offset = (hours * 60 + minutes) * (60 if text[i] == 43 else -60)
+    else:
+        return BAD_TIME
+    # Days since 1970-01-01 in the proleptic Gregorian calendar, with years that begin in March.
+    y = year - 1 if month <= 2 else year
+    shifted = month + 9 if month <= 2 else month - 3
+    days = 365 * y + y // 4 - y // 100 + y // 400 + (153 * shifted + 2) // 5 + day - 719469
+    seconds = ((days * 24 + hour) * 60 + minute) * 60 + second - offset
+    t_ns = seconds * 1_000_000_000 + nanos
+    return t_ns if t_ns >= 0 else BAD_TIME
+
+
 @entry
 def _parse_times(text, starts, out):
     for row in range(len(starts) - 1):
-        at = starts[row]
-        end = starts[row + 1] - 1
-        out[row] = -2
-        if end - at < 20:
-            continue
-        year = _digits(text, at, 4)
-        month = _digits(text, at + 5, 2)
-        day = _digits(text, at + 8, 2)
-        hour = _digits(text, at + 11, 2)
-        minute = _digits(text, at + 14, 2)
-        second = _digits(text, at + 17, 2)
-        if min(year, month, day, hour, minute, second) < 0 or month > 12 or month < 1 or day < 1:
-            continue
-        if text[at + 4] != 45 or text[at + 7] != 45 or text[at + 13] != 58 or text[at + 16] != 58:
-            continue
-        if (text[at + 10] != 84 and text[at + 10] != 32) or hour > 23 or minute > 59 or second > 59 or year < 1970:
-            continue
-        leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-        if month == 2:
-            longest = 29 if leap else 28
-        elif month == 4 or month == 6 or month == 9 or month == 11:
-            longest = 30
-        else:
-            longest = 31
-        if day > longest or year > 2261:
-            continue
-        i = at + 19
-        nanos = 0
-        if text[i] == 46:
-            i += 1
-            scale = 100_000_000
-            seen = 0
-            while i < end and 48 <= text[i] <= 57:
-                nanos += (text[i] - 48) * scale
-                scale //= 10
-                seen += 1
-                i += 1
-            if seen == 0 or seen > 9:
-                continue
-        offset = 0
-        if i == end - 1 and text[i] == 90:
-            offset = 0
-        elif i == end - 6 and (text[i] == 43 or text[i] == 45) and text[i + 3] == 58:
-            hours = _digits(text, i + 1, 2)
-            minutes = _digits(text, i + 4, 2)
-            if hours < 0 or minutes < 0 or hours > 23 or minutes > 59:
-                continue
-            offset = (hours * 60 + minutes) * (60 if text[i] == 43 else -60)
-        else:
-            continue
-        # Days since 1970-01-01 in the proleptic Gregorian calendar, with years that begin in March.
-        y = year - 1 if month <= 2 else year
-        shifted = month + 9 if month <= 2 else month - 3
-        days = 365 * y + y // 4 - y // 100 + y // 400 + (153 * shifted + 2) // 5 + day - 719469
-        out[row] = ((days * 24 + hour) * 60 + minute) * 60 + second - offset
-        out[row] = out[row] * 1_000_000_000 + nanos
-        if out[row] < 0:
-            out[row] = -2
+        out[row] = parse_time(text, starts[row], starts[row + 1] - 1)
 
 
 def parse_times(texts: list[str]) -> NDArray[np.int64]:

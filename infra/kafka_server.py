@@ -1,0 +1,268 @@
+"""One real Apache Kafka on this machine, without Docker: its published jars on a Java that is there.
+
+::
+
+    python -m infra.kafka_server [--port N] [--data DIR]      make kafka: in the foreground, Ctrl-C ends it
+    python -m infra.kafka_server --download                   the jars only
+
+A KRaft broker, which is its own controller. It listens on loopback, keeps its log in ``<data>/kafka/log`` (over kill -9
+too), writes itself to ``<data>/run/services.json``, and ends with the process that started it. The jars come through
+Maven, which asks the repository that it is configured for, and are kept in ``~/.cache/volspike`` for every data folder.
+
+Source: Apache Kafka, ``config/server.properties`` and ``bin/kafka-server-start.sh``; no shell script of it is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from base64 import urlsafe_b64encode
+from pathlib import Path
+from typing import Final
+
+from feature_repo.errors import StoreError
+from infra import supervisor
+from infra.supervisor import HOST
+
+HERE: Final = Path(__file__).parent / "kafka"
+START_S: Final = 60.0
+"""Bound on starting: 3 s where idle; reading back a log after kill -9 on a busy machine takes longer."""
+DOWNLOAD_S: Final = 600.0
+LEAST_JAVA: Final = 17
+_COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+_JVM: Final = (
+    *("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=4", "-Xshare:auto"),
+    *("-Djava.awt.headless=true", "-XX:+ExitOnOutOfMemoryError"),
+)
+
+
+class RealKafka(supervisor.Supervised):
+    """Apache Kafka for the time of a ``with`` block.
+
+    Parameters
+    ----------
+    port
+        Port on 127.0.0.1; None means the setting ``VOLSPIKE_KAFKA_PORT``. The controller picks another by itself.
+    data
+        Data folder; None means the setting ``VOLSPIKE_DATA``.
+
+    Raises
+    ------
+    StoreError
+        On entering, if Java, Maven or the jars are missing, the port is busy, or it doesn't start.
+    """
+
+    def __init__(self, port: int | None = None, data: Path | None = None) -> None:
+        from infra.settings import settings
+
+        self.port = settings().kafka_port if port is None else port
+        self.data = settings().data if data is None else data
+        super().__init__(["infra.kafka_server", "--port", str(self.port), "--data", str(self.data)])
+
+    @property
+    def address(self) -> str:
+        """Bootstrap servers, ``host:port``."""
+        return f"{HOST}:{self.port}"
+
+    def kill(self) -> None:
+        """End the broker as a power cut would: kill -9."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.stop()
+
+    def restart(self) -> None:
+        """Start it again on the same port and log."""
+        self.stop()
+        self.start()
+
+
+def java() -> str:
+    """Path of a Java that Kafka runs on.
+
+    Raises
+    ------
+    StoreError
+        If there is none, or it is too old.
+    """
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=f"{home}/bin" if home else None)
+    said = subprocess.run([found, "-version"], capture_output=True, text=True).stderr if found else ""
+    version = re.search(r'version "(\d+)', said)
+    if found is None or version is None or int(version[1]) < LEAST_JAVA:
+        raise StoreError(
+            f"Kafka needs Java {LEAST_JAVA} or later, found {said.splitlines()[0] if said else 'none'}: install it "
+            "(apt-get install openjdk-17-jre-headless), or do without: the embedded broker needs nothing"
+        )
+    return found
+
+
+def jars() -> Path:
+    """Folder with the jars of `infra/kafka/pom.xml`, brought by Maven where they are missing.
+
+    Raises
+    ------
+    StoreError
+        If Maven is missing or can't bring them.
+    """
+    pom = HERE / "pom.xml"
+    version = re.search(r"<kafka.version>(.+)</kafka.version>", pom.read_text())
+    assert version is not None  # noqa: S101
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "volspike"
+    there = cache / f"kafka-{version[1]}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two that start at once: one brings them, the other waits
+        if not there.is_dir():
+            _bring(pom, there)
+    return there
+
+
+def _bring(pom: Path, there: Path) -> None:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise StoreError(
+            "Kafka's jars come through Maven, and mvn isn't there: install it, for example with apt-get install maven"
+        )
+    print("volspike: bringing Kafka's jars (44 MB, once)", file=sys.stderr)
+    half = there.with_name(f"{there.name}.{os.getpid()}")
+    command = [maven, "-B", "-q", "-f", str(pom), _COPY, f"-DoutputDirectory={half}", "-DincludeScope=runtime"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_S)
+        if done.returncode:
+            wrong = [line for line in done.stdout.splitlines() if line.startswith("[ERROR]")]
+            raise StoreError(f"Maven couldn't bring Kafka's jars: {wrong[0] if wrong else done.stderr.strip()[-300:]}")
+        half.rename(there)
+    except subprocess.TimeoutExpired as error:
+        raise StoreError(
+            f"Maven didn't bring Kafka's jars within {DOWNLOAD_S:g} s: is its repository reachable?"
+        ) from error
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def _properties(port: int, controller: int, log: Path) -> str:
+    return "\n".join(
+        f"{key}={value}"
+        for key, value in {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.bootstrap.servers": f"{HOST}:{controller}",
+            "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{port}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": log,
+            "auto.create.topics.enable": "false",
+            "offsets.topic.num.partitions": 4,  # 50 by default: each a folder to make and to read back
+            "offsets.topic.replication.factor": 1,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 1000,  # lets a consumer ask for a quicker take-over than the usual 6 s
+            # after kill -9 the broker is let in again only when its old session is over, 9 s by default
+            "broker.session.timeout.ms": 3000,
+            "broker.heartbeat.interval.ms": 500,
+            "log.retention.hours": 168,
+            "num.network.threads": 2,
+            "num.io.threads": 4,
+        }.items()
+    )
+
+
+def _format(binary: str, classpath: str, properties: Path, log: Path) -> None:
+    """Give the log folder its cluster id, the first time only: after a crash it is read back as it lies there."""
+    if (log / "meta.properties").exists():
+        return
+    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(properties)]
+    done = subprocess.run([binary, *_JVM, "-cp", classpath, *tool], capture_output=True, text=True, timeout=START_S)
+    if done.returncode:
+        raise StoreError(f"Kafka's log folder {log} can't be made: {(done.stderr or done.stdout).strip()[-300:]}")
+
+
+def _serve(port: int, data: Path, parent: int | None) -> None:
+    """Run the broker until the parent is gone, this process is told to end, or the broker ends by itself."""
+    binary, classpath = java(), f"{HERE}{os.pathsep}{jars()}/*"
+    if supervisor.busy(port):
+        raise StoreError(
+            f"port {port} on {HOST} is busy, so Kafka can't start: set VOLSPIKE_KAFKA_PORT to a free port, or "
+            f"VOLSPIKE_KAFKA_SERVERS={HOST}:{port} to use what runs there"
+        )
+    folder, log = data / "kafka", data / "kafka" / "log"
+    with supervisor.folder_to_itself(folder, "Kafka") as output:
+        properties = folder / "server.properties"
+        properties.write_text(_properties(port, _controller_port(properties), log))
+        _format(binary, classpath, properties, log)
+        command = [binary, *_JVM, "-cp", classpath, "kafka.Kafka", str(properties)]
+        with supervisor.child(command, output) as server:
+            what = f"Kafka on port {port} (VOLSPIKE_KAFKA_PORT)"
+            supervisor.wait_ready(server, lambda: _answers(port), START_S, what, folder / "server.log")
+            with supervisor.announced(data / "run", "kafka", server.pid, port):
+                _say_ready(server.pid, port, log, parent)
+                supervisor.watch(lambda: server.poll() is None, parent)
+            if server.poll() is not None and parent is None:
+                raise StoreError(f"Kafka ended by itself (code {server.returncode}): see {folder / 'server.log'}")
+
+
+def _say_ready(pid: int, port: int, log: Path, parent: int | None) -> None:
+    if parent is not None:
+        print(json.dumps({"pid": pid, "port": port}), flush=True)
+    else:
+        print(f"Kafka answers at {HOST}:{port}; its log lies in {log}; Ctrl-C ends it", flush=True)
+
+
+def _controller_port(properties: Path) -> int:
+    """Return the one of the last start, which the log names, where it is still free."""
+    last = re.search(r"CONTROLLER://.+:(\d+)", properties.read_text()) if properties.exists() else None
+    if last is not None and not supervisor.busy(int(last[1])):
+        return int(last[1])
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    """Whether the broker has registered itself: it listens earlier than it serves."""
+    from ingestion import kafka
+
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+        kafka.ping(f"{HOST}:{port}", timeout_s=2)
+    except (OSError, StoreError):
+        return False
+    return True
+
+
+def main() -> None:
+    """Run Kafka; see the module's docstring."""
+    from infra.settings import settings
+
+    parser = argparse.ArgumentParser(prog="python -m infra.kafka_server", description="Run Apache Kafka on loopback.")
+    parser.add_argument("--port", type=int, help="port on 127.0.0.1; default: VOLSPIKE_KAFKA_PORT")
+    parser.add_argument("--data", type=Path, help="data folder; default: VOLSPIKE_DATA")
+    parser.add_argument("--parent", type=int, help="process to end with; without it Ctrl-C ends it")
+    parser.add_argument("--download", action="store_true", help="bring the jars and end")
+    given = parser.parse_args()
+    port, data = given.port or settings().kafka_port, given.data or settings().data
+
+    def serve() -> None:
+        if given.download:
+            java()
+            print(jars())
+        else:
+            _serve(port, data.absolute(), given.parent)
+
+    supervisor.run(serve, as_json=given.parent is not None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Settings of Kafka's clients, the same for all of ours, and topics made and checked.
+
+The clients are confluent-kafka's (librdkafka), which speak to Apache Kafka and to the embedded broker alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from feature_repo.errors import StoreError
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, KafkaError, Producer
+
+LIMIT_S: Final = 8.0
+"""Bound on the first answer of a broker: whoever mistyped an address reads so within ten seconds."""
+_UNKNOWN_TOPIC: Final = 3
+"""UNKNOWN_TOPIC_OR_PARTITION of Kafka's protocol: metadata of a topic that isn't there."""
+_EXISTS: Final = 36
+"""TOPIC_ALREADY_EXISTS of Kafka's protocol: somebody else made it meanwhile."""
+
+_EMBEDDED: Final = "mockCluster"
+"""How librdkafka's broker for tests begins its cluster id."""
+
+
+class _Log:
+    """What a client says goes to our log; the client wants an object with ``log(level, format, …)``."""
+
+    def log(self, level: int, text: str, *values: object) -> None:
+        logger = structlog.get_logger("kafka")
+        message = text % values if values else text
+        # a lost connection is the error callback's to tell; librdkafka itself repeats it at every attempt
+        (logger.warning if level >= 30 else logger.debug)("kafka client", said=message)
+
+
+def _failed(error: KafkaError) -> None:
+    structlog.get_logger("kafka").warning("kafka", error=error.str(), code=error.name(), fatal=error.fatal())
+
+
+def _common(servers: str | None) -> dict[str, Any]:
+    from infra.settings import settings
+
+    servers = settings().kafka_servers if servers is None else servers
+    if not servers:
+        raise StoreError(
+            "VOLSPIKE_KAFKA_SERVERS is empty: set it to host:port, or run this under a command that starts the "
+            "embedded broker"
+        )
+    return {
+        "bootstrap.servers": servers,
+        "error_cb": _failed,
+        "logger": _Log(),
+        "socket.nagle.disable": True,
+        "socket.keepalive.enable": True,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 1000,  # the default, 10 s, would outlast the outage itself
+        "log.connection.close": False,
+    }
+
+
+def producer(servers: str | None = None, **overrides: Any) -> Producer:
+    """Make a producer that loses and doubles nothing while it lives: idempotent, acknowledged by all replicas.
+
+    Parameters
+    ----------
+    servers
+        Bootstrap servers; None means the setting ``VOLSPIKE_KAFKA_SERVERS``.
+    overrides
+        Settings of librdkafka, ``_`` for ``.``.
+
+    Raises
+    ------
+    StoreError
+        If no server is known. An unreachable one shows in `ping` or in the delivery reports.
+    """
+    from confluent_kafka import Producer
+
+    return Producer(
+        {
+            **_common(servers),
+            "enable.idempotence": True,
+            "acks": "all",
+            "compression.type": "zstd",
+            "partitioner": "murmur2",  # Java's default, which partition_of computes too; librdkafka's is another
+            "linger.ms": 5,
+            "batch.size": 512_000,
+            **_dotted(overrides),
+        }
+    )
+
+
+def consumer(group: str, servers: str | None = None, *, instance: str | None = None, **overrides: Any) -> Consumer:
+    """Make a member of a consumer group; it commits only what it is told to.
+
+    Parameters
+    ----------
+    group
+        Consumer group.
+    servers
+        Bootstrap servers; None means the setting ``VOLSPIKE_KAFKA_SERVERS``.
+    instance
+        Static id of the member: one that comes back under it within the session timeout gets its partitions again
+        without a rebalance. The second of two members with one id stops the first (a fatal error, FENCED_INSTANCE_ID).
+    overrides
+        Settings of librdkafka, ``_`` for ``.``.
+
+    Raises
+    ------
+    StoreError
+        If no server is known.
+    """
+    from confluent_kafka import Consumer
+
+    static = {"group.instance.id": instance} if instance else {}
+    return Consumer(
+        {
+            **_common(servers),
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 5,
+            "fetch.error.backoff.ms": 50,
+            "session.timeout.ms": 6000,
+            "heartbeat.interval.ms": 1000,
+            "partition.assignment.strategy": "cooperative-sticky",
+            "queued.max.messages.kbytes": 16_384,  # a partition: bounds the memory of a member that falls behind
+            **static,
+            **_dotted(overrides),
+        }
+    )
+
+
+def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("_", ".") if not name.endswith("_cb") else name: value for name, value in overrides.items()}
+
+
+def ping(servers: str, timeout_s: float = LIMIT_S) -> None:
+    """Check that a broker answers.
+
+    Raises
+    ------
+    StoreError
+        If none of ``servers`` does within ``timeout_s``.
+    """
+    _metadata(_admin(servers), servers, timeout_s)
+
+
+def require_topics(servers: str, names: Sequence[str], partitions: int) -> dict[str, int]:
+    """Have these topics, made with ``partitions`` partitions where they are missing.
+
+    Parameters
+    ----------
+    servers
+        Bootstrap servers.
+    names
+        Topics.
+    partitions
+        Least number of partitions of each.
+
+    Returns
+    -------
+    dict
+        Number of partitions of each, which can be more.
+
+    Raises
+    ------
+    StoreError
+        If no broker answers within 10 s, a topic has fewer partitions, or can't be made.
+    """
+    client = _admin(servers)
+    there = _metadata(client, servers, LIMIT_S)
+    missing = [name for name in names if name not in there]
+    if missing:
+        _make(client, servers, missing, partitions)
+        there = _once_known(client, servers, missing)
+    for name in names:
+        if there[name] < partitions:
+            raise StoreError(
+                f"topic {name} at {servers} has {there[name]} partitions, at least {partitions} (VOLSPIKE_PARTITIONS) "
+                f"are needed: set VOLSPIKE_PARTITIONS to {there[name]}, or delete the topic and it is made anew "
+                "(partitions added later would move products between them)"
+            )
+    return {name: there[name] for name in names}
+
+
+def _once_known(client: Any, servers: str, names: Sequence[str]) -> dict[str, int]:
+    """Wait until new topics show in the metadata: a broker acknowledges them a little earlier."""
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        there = _metadata(client, servers, LIMIT_S)
+        if all(name in there for name in names):
+            return there
+        time.sleep(0.02)
+    raise StoreError(f"topics {', '.join(names)} were made at {servers}, but don't show there: see the broker's log")
+
+
+def _admin(servers: str) -> Any:
+    from confluent_kafka.admin import AdminClient
+
+    quiet = {"log_level": 0, "error_cb": lambda error: None}  # what went wrong is raised, once
+    return AdminClient({**_common(servers), **quiet})
+
+
+def _metadata(client: Any, servers: str, timeout_s: float) -> dict[str, int]:
+    """Topics and their partitions."""
+    from confluent_kafka import KafkaException
+
+    try:
+        found = client.list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        raise StoreError(
+            f"Kafka at {servers} (VOLSPIKE_KAFKA_SERVERS) doesn't answer: {error.args[0].str()}. Start it (make "
+            "kafka), or unset the setting to use the embedded one"
+        ) from error
+    return {
+        name: len(topic.partitions)
+        for name, topic in found.topics.items()
+        if topic.error is None or topic.error.code() != _UNKNOWN_TOPIC
+    }
+
+
+def _make(client: Any, servers: str, names: Sequence[str], partitions: int) -> None:
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import NewTopic
+
+    if client.list_topics(timeout=LIMIT_S).cluster_id.startswith(_EMBEDDED):
+        for name in names:  # it has no call that makes topics; asked for one by name it makes it, with 4 partitions
+            client.list_topics(topic=name, timeout=LIMIT_S)
+        return
+    replicas = -1  # the broker's own default
+    made = client.create_topics([NewTopic(name, partitions, replicas) for name in names], request_timeout=LIMIT_S)
+    for name, future in made.items():
+        try:
+            future.result()
+        except KafkaException as error:
+            if error.args[0].code() == _EXISTS:
+                continue
+            raise StoreError(
+                f"topic {name} is missing at {servers} and can't be made there: {error.args[0].str()}. Make it with "
+                f"{partitions} partitions"
+            ) from error
