@@ -93,16 +93,26 @@ class Committer:
         self.finish()
         self._running = self._pool.submit(self._commit, work)
 
-    def finish(self) -> None:
+    def finish(self, timeout_s: float | None = None) -> None:
         """Wait for the commit under way.
+
+        Parameters
+        ----------
+        timeout_s
+            After so long let it give up; None waits as long as it takes.
 
         Raises
         ------
         VolspikeError
-            What stopped it, where trying again can't help or :meth:`close` was called.
+            What stopped it, where trying again can't help or it gave up.
         """
         running, self._running = self._running, None
-        if running is not None:
+        if running is None:
+            return
+        try:
+            running.result(timeout_s)
+        except TimeoutError:
+            self._giving_up.set()
             running.result()
 
     def close(self) -> None:

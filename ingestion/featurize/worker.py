@@ -42,6 +42,8 @@ MOST_ROWS: Final = 4 * COMMIT_ROWS
 """Rows gathered at most: while the tables can't be written, reading stops here."""
 IDLE_S: Final = 0.1
 """Longest wait for a message: how often the loop looks at its clock in a quiet market."""
+END_S: Final = 30.0
+"""Bound on the last commit: where it can't be made in that time, the next worker reads that stretch again."""
 LOG_S: Final = 10.0
 """Bound on asking the broker where a partition begins and what was committed of it."""
 
@@ -154,9 +156,11 @@ class Worker:
                 self._take(self._consume(left))
                 self._commit_when_due()
             self._commit(list(self._mine), save=True)
-            self._committer.finish()
+            self._committer.finish(END_S)
         finally:
             self._committer.close()
+            self.summary.partitions = sorted(self._mine)
+            self._forget(self.summary.partitions)
             self._consumer.close()
             self._online.close()
             self._sum_up()
@@ -299,9 +303,10 @@ class Worker:
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         gone = [p.partition for p in partitions if p.partition in self._mine]
-        self._commit(gone, save=True)
-        self._committer.finish()
-        self._forget(gone)
+        if gone:
+            self._commit(gone, save=True)
+            self._committer.finish()
+            self._forget(gone)
         consumer.incremental_unassign(partitions)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -322,8 +327,5 @@ class Worker:
         self.summary.counts.update(partition.featurizer.counts)
 
     def _sum_up(self) -> None:
-        self.summary.partitions = sorted(self._mine)
-        for partition in self._mine.values():
-            self._count_in(partition)
         for more in (self._publisher.counts, self._online.counts, self._committer.counts):
             self.summary.counts.update(more)

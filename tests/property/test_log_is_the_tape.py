@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,54 +12,9 @@ import pytest
 
 from feature_repo.contract import FEATURE_NAMES
 from ingestion.kernel import Featurizer, LogRows, Rows
-from ingestion.kernel.book import ASKS, BIDS, side_levels
-from ingestion.market import generate
 from ingestion.topics import Envelope, partition_of, tape_line
+from tests.log_kit import PRODUCTS, SESSION, S, market, numbered, record, with_keyframes
 from tests.property.test_stream_invariance import bits
-
-PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
-SESSION = "00f1a2b3c4d5e6f7"
-S = 1_000_000_000
-
-
-def record(session: str, recv_ns: int, product: str, kind: str, **said: object) -> Envelope:
-    if product:
-        said["product_id"] = product
-    return Envelope(session, 0, recv_ns, product, kind, "exchange", json.dumps(said).encode())  # type: ignore[arg-type]
-
-
-def numbered(log: Sequence[Envelope]) -> list[Envelope]:
-    counts: dict[str, int] = defaultdict(int)
-    out = []
-    for e in log:
-        counts[e.session] += 1
-        out.append(e._replace(n=counts[e.session]))
-    return out
-
-
-def market(seed: int, seconds: int, products: Sequence[str] = PRODUCTS, session: str = SESSION) -> list[Envelope]:
-    made = generate(seed=seed, seconds=seconds, products=products)
-    log = [Envelope(session, 0, t // 1000 * 1000, p, "feed", "exchange", raw) for t, p, raw in made]
-    said = {"products": list(products), "channels": ["ticker", "matches", "level2_batch", "heartbeat"]}
-    return [record(session, log[0].recv_ns, "", "state", type="session", feed="exchange", **said), *log]
-
-
-def with_keyframes(log: list[Envelope], every_s: int = 60) -> list[Envelope]:
-    """Put in what the ingestor does: status and keyframe of each product, as its own book stands."""
-    watch, out, due, watched = Featurizer(), [], log[0].recv_ns + every_s * S, 0
-    for i, e in enumerate(log):
-        if e.recv_ns >= due:
-            due += every_s * S
-            watch.push_log([m._replace(n=j + 1) for j, m in enumerate(log[watched:i], start=watched)])
-            watched = i
-            for product in PRODUCTS:
-                book = watch.state(product).book
-                sides = {"bids": side_levels(book, BIDS, 1000).tolist(), "asks": side_levels(book, ASKS, 1000).tolist()}
-                channels = ["ticker", "matches", "level2_batch", "heartbeat"]
-                out.append(record(e.session, e.recv_ns, product, "state", type="status", channels=channels, trade_id=1))
-                out.append(record(e.session, e.recv_ns, product, "keyframe", type="keyframe", **sides))
-        out.append(e)
-    return numbered(out)
 
 
 def joined(pushed: Sequence[LogRows]) -> Rows:
