@@ -8,20 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import numpy as np
+import pyarrow.compute as pc
 
 from ingestion.feed.records import Reason
 from ingestion.kernel.featurizer import Featurizer, Options
 from ingestion.kernel.state import COUNTERS, State
-from ingestion.kernel.step import SYNCED
-from ingestion.topics import Envelope, tape_line
+from ingestion.kernel.step import GAP_START, Q_KIND, Q_N, SYNCED
+from ingestion.topics import Dialect, Envelope, tape_line
 
 _NO_ROWS: Final = 2**62
-_REASONS: Final[dict[str, Reason]] = {
+_REASONS: Final[dict[str, Reason | None]] = {
     "gap_silence": "silence",
     "gap_trades": "trades",
     "gap_sequence": "sequence",
-    "gap_source": "source",
+    "gap_recorded": None,
+    "gap_source": None,
 }
 _AT: Final = {name: COUNTERS.index(name) for name in _REASONS}
 
@@ -37,22 +38,27 @@ class Gap(NamedTuple):
 class Detector:
     """The kernel over one connection, asked for gaps and books only."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
         self._kernel = Featurizer(options=Options(every_s=None, compute_every_n=_NO_ROWS))
         self._counted: dict[str, list[int]] = {}
 
     def push(self, envelopes: Sequence[Envelope]) -> list[Gap]:
         """Take messages, with rising provisional numbers; return the gaps that they show, by number."""
-        rows = self._kernel.push_lines(b"".join(map(tape_line, envelopes)))
+        if self._dialect == "advanced":  # the kernel looks at sequence numbers where it is given a whole connection
+            rows = self._kernel.push_lines(b"".join(map(tape_line, envelopes)))
+            opened = rows.quotes.filter(pc.equal(rows.quotes["kind"], "gap_start"))
+            found = list(zip(opened["n"].to_pylist(), opened["product_id"].to_pylist(), strict=True))
+        else:
+            found = [
+                (n, part.product_id)
+                for part in self._kernel.push_log(envelopes).parts
+                for n in part.quote_ints[Q_N, part.quote_ints[Q_KIND] == GAP_START].tolist()
+            ]
         self._kernel.rejects.clear()  # they stand in the log; whoever makes rows of it keeps them
-        found: list[Gap] = []
-        if rows.quotes.num_rows:
-            kinds = rows.quotes["kind"].to_numpy(zero_copy_only=False)
-            for at in np.flatnonzero(kinds == "gap_start").tolist():
-                product = rows.quotes["product_id"][at].as_py()
-                found.append(Gap(rows.quotes["n"][at].as_py(), product, self._reason(product)))
+        gaps = [Gap(n, product, reason) for n, product in sorted(found) if (reason := self._reason(product))]
         self._remember()
-        return sorted(found)
+        return gaps
 
     @property
     def counts(self) -> dict[str, int]:
@@ -71,12 +77,16 @@ class Detector:
         state = self.state(product_id)
         return state is not None and int(state.s["book_state"][0]) == SYNCED
 
-    def _reason(self, product_id: str) -> Reason:
-        """Return why the product's gap opened: the counter that rose; a crossed book has none of its own."""
-        state = self.state(product_id)
-        before = self._counted.get(product_id)
+    def _reason(self, product_id: str) -> Reason | None:
+        """Return why the product's gap opened: the counter that rose; a crossed book has none of its own.
+
+        None where readers see it without being told: the record says it already, or it is one of sources, which
+        readers know from the session's record.
+        """
+        state = self._kernel.state(product_id)
+        before = self._counted.get(product_id) or [0] * len(COUNTERS)
         for name, at in _AT.items():
-            if state is not None and int(state.counts[at]) > (before[at] if before else 0):
+            if int(state.counts[at]) > before[at]:
                 return _REASONS[name]
         return "crossed"
 

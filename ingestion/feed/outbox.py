@@ -136,7 +136,7 @@ class Outbox:
         if not self._spilling and self._window and now - self._window[0].at > self._slow_s:
             self._begin_spill()
         if self._spilling:
-            self._drain(now)
+            self._drain()
         if self.dropped:
             self.put(())
 
@@ -164,20 +164,15 @@ class Outbox:
         self._discard_producer()
         self._spill.close()
 
-    def _room(self, share: int) -> bool:
-        return len(self._window) * share < self._max_messages and self._bytes * share < self._max_bytes
-
     def _may_keep(self) -> bool:
-        return time.monotonic() >= self._retry_at or (not self._spilling and self._room(1))
+        room = len(self._window) < self._max_messages and self._bytes < self._max_bytes
+        return time.monotonic() >= self._retry_at or (room and not self._spilling)
 
     def _keep(self, envelopes: Sequence[Envelope]) -> int:
         """Send envelopes or put them on disk; return how many of them, from the first on."""
         sent = 0
         if not self._spilling:
-            now = time.monotonic()
-            while sent < len(envelopes) and self._room(1):
-                self._send(_Sent(envelopes[sent], None, now))
-                sent += 1
+            sent = self._send([(e, None) for e in envelopes], self._max_messages, self._max_bytes)
             if sent == len(envelopes) or not self._begin_spill():
                 return sent
         try:
@@ -188,11 +183,18 @@ class Outbox:
         self.counters.spilled += len(envelopes) - sent
         return len(envelopes)
 
-    def _send(self, sent: _Sent) -> None:
-        self._window.append(sent)
-        self._bytes += len(sent.envelope.raw)
-        if not self._broken:
-            self._produce(sent)
+    def _send(self, envelopes: Sequence[tuple[Envelope, Position | None]], most: int, most_bytes: int) -> int:
+        """Send envelopes while the window has room; return how many."""
+        window, now = self._window, time.monotonic()
+        for i, (envelope, position) in enumerate(envelopes):
+            if len(window) >= most or self._bytes >= most_bytes:
+                return i
+            sent = _Sent(envelope, position, now)
+            window.append(sent)
+            self._bytes += len(envelope.raw)
+            if not self._broken:
+                self._produce(sent)
+        return len(envelopes)
 
     def _produce(self, sent: _Sent) -> None:
         e = sent.envelope
@@ -261,13 +263,12 @@ class Outbox:
         self._log.warning("the broker is slow or gone: messages wait on disk", folder=str(self._spill.folder))
         return True
 
-    def _drain(self, now: float) -> None:
+    def _drain(self) -> None:
         """Send from disk while the window has room."""
-        if self._broken or not self._room(2):
+        if self._broken or 2 * len(self._window) >= self._max_messages or 2 * self._bytes >= self._max_bytes:
             return
         found = self._spill.read(_DRAIN_BYTES)
-        for envelope, position in found:
-            self._send(_Sent(envelope, position, now))
+        self._send(found, len(self._window) + len(found), 2 * self._max_bytes)
         if not self._spill.pending:
             self._spilling = False
             self._log.info("all that waited on disk is sent")

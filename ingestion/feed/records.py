@@ -12,7 +12,7 @@ from ingestion.topics import Dialect
 
 KEYFRAME_LEVELS: Final = 1000
 """Best levels a side in a keyframe."""
-Reason = Literal["trades", "silence", "sequence", "crossed", "source", "dropped", "keyframe"]
+Reason = Literal["trades", "silence", "sequence", "crossed", "dropped", "keyframe"]
 """What showed a gap."""
 BookState = Literal["resyncing", "stale"]
 

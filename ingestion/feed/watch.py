@@ -9,7 +9,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import count, repeat
 from typing import Final
 
 import msgspec
@@ -26,6 +28,9 @@ from ingestion.topics import Envelope, Kind
 
 KEYFRAME_NS: Final = 60_000_000_000
 """Time between the status records (and keyframes) of a product."""
+
+
+_is_name = lru_cache(maxsize=4096)(is_name)
 
 
 class _Product(msgspec.Struct, gc=False):
@@ -62,7 +67,7 @@ class Head(msgspec.Struct, gc=False):
                 named.update(p.product_id for p in event.trades)
             named.discard(None)
             product = (named.pop() or "") if len(named) == 1 else ""
-        return product if is_name(product) else ""
+        return product if product and _is_name(product) else ""
 
 
 _UNREADABLE: Final = Head()
@@ -88,7 +93,7 @@ class Watch:
 
     def __init__(self, opened: Opened) -> None:
         self.opened = opened
-        self.detector = Detector()
+        self.detector = Detector(opened.dialect)
         self.types: Counter[str] = Counter()
         self.gaps: Counter[str] = Counter()
         self.errors: list[str] = []
@@ -96,7 +101,6 @@ class Watch:
         self.named: set[str] = set()
         """Products that had a message of their own."""
         self._n = 0
-        self._provisional = 0
         self._due = dict.fromkeys(opened.products, opened.recv_ns + KEYFRAME_NS)
         self._lags: list[NDArray[np.float64]] = []
 
@@ -110,13 +114,11 @@ class Watch:
         if not received:
             return []
         heads = [read_head(m.raw) for m in received]
-        session, dialect = self.opened.session, self.opened.dialect
-        first = self._provisional + 1
-        self._provisional += len(received)
-        drafts = [
-            Envelope(session, n, m.recv_ns, head.product, "feed", dialect, m.raw)
-            for n, (m, head) in enumerate(zip(received, heads, strict=True), first)
-        ]
+        products = [head.product for head in heads]
+        first = self._n + 1  # final where no gap is found, and rising in any case
+        fixed = (repeat(self.opened.session), count(first), [m.recv_ns for m in received], products)
+        rest = (repeat("feed"), repeat(self.opened.dialect), [m.raw for m in received])
+        drafts = list(map(Envelope._make, zip(*fixed, *rest, strict=False)))
         log: list[Envelope] = []
         start = 0
         for gap in self.detector.push(drafts):
@@ -126,16 +128,32 @@ class Watch:
             shown_ns = drafts[start].recv_ns
             log.append(self._record("state", gap.product_id, records.gap(gap.product_id, gap.reason), shown_ns))
         log += self._numbered(drafts[start:])
-        self._look(received, heads)
+        self._look(received, heads, products)
         return log + self._snapshots(received[-1].recv_ns)
 
-    def lost(self, product_id: str, recv_ns: int) -> None:
-        """Take that messages of a product were dropped behind us: its book stands no longer. Empty means all."""
-        self._provisional += 1
-        raw = records.gap(product_id, "dropped")
-        o = self.opened
-        self.detector.push([Envelope(o.session, self._provisional, recv_ns, product_id, "state", o.dialect, raw)])
+    def lost(self, product_id: str, recv_ns: int) -> list[Envelope]:
+        """Take that messages were dropped behind us, and the log tells it: books need a new snapshot.
+
+        Parameters
+        ----------
+        product_id
+            The product; empty for all.
+        recv_ns
+            Now.
+
+        Returns
+        -------
+        list
+            What that adds to the log.
+        """
         self.gaps["dropped"] += 1
+        log = []
+        for product in self.opened.products:
+            if product_id in ("", product) and self.detector.synced(product):
+                note = self.book(product, "resyncing", recv_ns)
+                self.detector.push([note._replace(raw=records.gap(product, "dropped"))])
+                log.append(note)
+        return log
 
     def book(self, product_id: str, state: records.BookState, recv_ns: int) -> Envelope:
         """Return the record that a book is stale or tries again."""
@@ -146,39 +164,31 @@ class Watch:
         lags, self._lags = self._lags, []
         return np.concatenate(lags) if lags else np.zeros(0)
 
-    def _numbered(self, drafts: Iterable[Envelope]) -> list[Envelope]:
-        out = []
-        n = self._n
-        for d in drafts:
-            n += 1
-            out.append(d if d.n == n else Envelope(d.session, n, d.recv_ns, d.product_id, d.kind, d.dialect, d.raw))
-        self._n = n
-        return out
+    def _numbered(self, drafts: list[Envelope]) -> list[Envelope]:
+        first = self._n + 1
+        self._n += len(drafts)
+        if not drafts or drafts[0].n == first:
+            return drafts
+        return [d._replace(n=n) for n, d in enumerate(drafts, first)]
 
     def _record(self, kind: Kind, product_id: str, raw: bytes, recv_ns: int) -> Envelope:
         self._n += 1
         return Envelope(self.opened.session, self._n, recv_ns, product_id, kind, self.opened.dialect, raw)
 
-    def _look(self, received: Sequence[Received], heads: Sequence[Head]) -> None:
+    def _look(self, received: Sequence[Received], heads: Sequence[Head], products: Sequence[str]) -> None:
         """Count types, remember complaints and measure the lag."""
-        times: list[str] = []
-        at: list[int] = []
-        for i, head in enumerate(heads):
-            kind = head.type or head.channel or "unreadable"
-            self.types[kind] += 1
-            if kind == "error":
-                self.errors.append(": ".join(filter(None, (head.message, head.reason))) or "error without a message")
-            time = head.time or head.timestamp
-            if time:
-                times.append(time)
-                at.append(i)
-            if head.product_id:
-                self.named.add(head.product_id)
-            elif head.channel is not None and head.product:
-                self.named.add(head.product)
-        if times:
-            sent = parse_times(times)
-            lag = np.array([received[i].recv_ns for i in at]) - sent
+        kinds = [head.type or head.channel or "unreadable" for head in heads]
+        self.types.update(kinds)
+        self.named.update(products)
+        self.named.discard("")
+        if "error" in kinds:
+            said = (head for head, kind in zip(heads, kinds, strict=True) if kind == "error")
+            self.errors += [": ".join(filter(None, (h.message, h.reason))) or "error without a message" for h in said]
+        times = [(head.time or head.timestamp, m.recv_ns) for head, m in zip(heads, received, strict=True)]
+        timed = [(time, recv_ns) for time, recv_ns in times if time]
+        if timed:
+            sent = parse_times([time for time, _ in timed])
+            lag = np.array([recv_ns for _, recv_ns in timed]) - sent
             self._lags.append(lag[sent >= 0] / 1e9)
 
     def _snapshots(self, now_ns: int) -> list[Envelope]:

@@ -124,7 +124,8 @@ class Worker:
         self._put(self._watch.begin())
 
     def _close(self, closed: Closed) -> None:
-        self._report.disconnects[closed.reason] += closed.reason != "stopped"
+        if closed.reason != "stopped":
+            self._report.disconnects[closed.reason] += 1
         self._settle()
         self._watch = self._recovery = None
 
@@ -147,7 +148,7 @@ class Worker:
             return
         now, now_ns = time.monotonic(), time.time_ns() // 1000 * 1000
         for product in self._outbox.take_lost():
-            watch.lost(product, now_ns)
+            self._put(watch.lost(product, now_ns))
         actions = []
         for product in watch.opened.products:
             actions += recovery.observe(product, watch.detector.synced(product), now)
