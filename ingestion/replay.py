@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import msgspec
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from feature_repo.contract import VIEW
 from feature_repo.errors import InputError, StoreError
 from infra.settings import settings
-from ingestion import tables
+from ingestion.appender import Appender
 from ingestion.kernel import ROW_SCHEMA, Featurizer, Options, Rows
 from ingestion.kernel.events import Reject
 from ingestion.tapes import Tape, find_tapes, foreign_session, own_session, read_lines
 
 COMMIT_ROWS = 100_000
-"""Rows gathered before a commit: bounds memory (120 MB), and makes parts that are worth opening."""
+"""Rows in a commit: bounds what a killed replay has to do again, and makes parts that are worth opening."""
 
 
 class Progress(Protocol):
@@ -77,13 +74,13 @@ class Summary:
 
 
 class _Sink:
-    """Gathers rows and commits them together with how far the stream has been taken."""
+    """Writes rows as they come and commits them together with how far the stream has been taken."""
 
-    def __init__(self, root: Path | None, plain: pq.ParquetWriter | None, summary: Summary) -> None:
-        self.root = root
+    def __init__(self, features: Appender, quotes: Appender, plain: pq.ParquetWriter | None, summary: Summary) -> None:
+        self.features = features
+        self.quotes = quotes
         self.plain = plain
         self.summary = summary
-        self._rows: list[Rows] = []
         self._held = 0
 
     def take(self, rows: Rows, featurizer: Featurizer) -> None:
@@ -91,32 +88,25 @@ class _Sink:
         self.summary.quotes += rows.quotes.num_rows
         if self.plain is not None and rows.features.num_rows:
             self.plain.write_table(rows.features)
-        self._rows.append(rows)
+        versions = featurizer.last_n()
+        self.features.add(rows.features, rows.cause_n, versions)
+        self.quotes.add(rows.quotes, rows.quote_cause_n, versions)
         self._held += rows.features.num_rows + rows.quotes.num_rows // 8
         if self._held >= COMMIT_ROWS:
             self.commit(featurizer)
 
     def commit(self, featurizer: Featurizer) -> None:
-        """Write what was gathered; a table that already holds it, or a part of it, takes only the rest."""
-        held, self._rows, self._held = self._rows, [], 0
-        if not held:
-            return
+        """Commit what was written; a table that already holds it, or a part of it, has taken only the rest."""
         versions = featurizer.last_n()
-        features, causes = _joined([(r.features, r.cause_n) for r in held])
-        self.summary.rows_added += tables.append(VIEW, features, causes, versions, root=self.root)
-        del features
-        quotes, causes = _joined([(r.quotes, r.quote_cause_n) for r in held])
-        self.summary.quotes_added += tables.append("quotes", quotes, causes, versions, root=self.root)
+        self.summary.rows_added += self.features.commit(versions)
+        self.summary.quotes_added += self.quotes.commit(versions)
+        self._held = 0
 
     def close(self, featurizer: Featurizer | None) -> None:
         """Commit the rest of a stream and take over its counts."""
         if featurizer is not None:
             self.commit(featurizer)
             self.summary.counts.update(featurizer.counts)
-
-
-def _joined(parts: list[tuple[pa.Table, NDArray[np.int64]]]) -> tuple[pa.Table, NDArray[np.int64]]:
-    return pa.concat_tables([t for t, _ in parts]), np.concatenate([c for _, c in parts])
 
 
 def replay(
@@ -164,7 +154,9 @@ def replay(
     with ExitStack() as stack:
         plain = None if to is None else stack.enter_context(_plain_file(to))
         dead = stack.enter_context(_DeadLetters(settings().data / "dead_letters"))
-        sink = _Sink(out, plain, summary)
+        features = stack.enter_context(Appender(VIEW, root=out))
+        quotes = stack.enter_context(Appender("quotes", root=out))
+        sink = _Sink(features, quotes, plain, summary)
         for tape in tapes:
             session = own_session(tape)
             if stream is None or session is None or not continued:

@@ -14,8 +14,10 @@ import json
 import os
 import time
 import uuid
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -47,6 +49,75 @@ class Part(NamedTuple):
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class PartWriter:
+    """One part on its way to the disk, row group by row group.
+
+    Parameters
+    ----------
+    folder
+        The table's folder; must exist.
+    columns
+        Schema of all rows to come.
+
+    Raises
+    ------
+    OSError
+        If the folder can't be written.
+    """
+
+    def __init__(self, folder: Path, columns: pa.Schema) -> None:
+        self.path = folder / f"part-{uuid.uuid4()}.parquet"
+        self._stats = _Stats()
+        try:
+            self._writer = pq.ParquetWriter(
+                self.path,
+                columns,
+                compression="lz4",
+                use_dictionary=[f.name for f in columns if _is_text(f.type)],
+                column_encoding={f.name: e for f in columns if (e := _encoding(f.type))},
+                write_statistics=[name for name in STATS_COLUMNS if name in columns.names],
+                store_schema=False,
+            )
+        except BaseException:
+            self.path.unlink(missing_ok=True)
+            raise
+
+    def write(self, rows: pa.Table) -> None:
+        """Write rows as a row group, or several where they are many; OSError if the disk is full."""
+        self._writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+        self._stats.take(rows)
+
+    def close(self) -> AddAction:
+        """Bring all to the disk and describe it for the log: relative path, size, and bounds of ``STATS_COLUMNS``.
+
+        Raises
+        ------
+        OSError
+            If the disk is full; the half file is gone then.
+        """
+        try:
+            self._writer.close()
+            _flush(self.path)
+            size = self.path.stat().st_size
+        except BaseException:
+            self.path.unlink(missing_ok=True)
+            raise
+        return AddAction(
+            path=self.path.name,
+            size=size,
+            partition_values={},
+            modification_time=time.time_ns() // 1_000_000,
+            data_change=True,
+            stats=json.dumps(self._stats.as_dict()),
+        )
+
+    def abort(self) -> None:
+        """Give up what was written."""
+        with suppress(OSError, pa.ArrowException):  # the footer of a file that is deleted anyway
+            self._writer.close()
+        self.path.unlink(missing_ok=True)
+
+
 def write_part(folder: Path, rows: pa.Table) -> AddAction:
     """Write rows as a new file and describe it for the log.
 
@@ -67,31 +138,13 @@ def write_part(folder: Path, rows: pa.Table) -> AddAction:
     OSError
         If the disk is full or the folder can't be written; the half file is gone then.
     """
-    path = folder / f"part-{uuid.uuid4()}.parquet"
+    part = PartWriter(folder, rows.schema)
     try:
-        pq.write_table(
-            rows,
-            path,
-            compression="lz4",
-            row_group_size=ROW_GROUP_ROWS,
-            use_dictionary=[f.name for f in rows.schema if _is_text(f.type)],
-            column_encoding={f.name: e for f in rows.schema if (e := _encoding(f.type))},
-            write_statistics=[name for name in STATS_COLUMNS if name in rows.column_names],
-            store_schema=False,
-        )
-        _flush(path)
-        size = path.stat().st_size
+        part.write(rows)
     except BaseException:
-        path.unlink(missing_ok=True)
+        part.abort()
         raise
-    return AddAction(
-        path=path.name,
-        size=size,
-        partition_values={},
-        modification_time=time.time_ns() // 1_000_000,
-        data_change=True,
-        stats=json.dumps(_stats(rows)),
-    )
+    return part.close()
 
 
 def _encoding(dtype: pa.DataType) -> str | None:
@@ -115,17 +168,34 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _stats(rows: pa.Table) -> dict[str, object]:
-    bounds = {}
-    for name in STATS_COLUMNS:
-        if name in rows.column_names:
+class _Stats:
+    """Rows, and bounds and nulls of some columns, over all row groups."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._least: dict[str, Any] = {}
+        self._most: dict[str, Any] = {}
+        self._nulls: Counter[str] = Counter()
+
+    def take(self, rows: pa.Table) -> None:
+        self._rows += rows.num_rows
+        for name in STATS_COLUMNS:
+            if name not in rows.column_names:
+                continue
             values = rows.column(name)
+            self._nulls[name] += values.null_count
             if pa.types.is_dictionary(values.type):
                 values = pc.unique(values.cast(values.type.value_type))
-            bounds[name] = pc.min_max(values).as_py()
-    return {
-        "numRecords": rows.num_rows,
-        "minValues": {name: b["min"] for name, b in bounds.items()},
-        "maxValues": {name: b["max"] for name, b in bounds.items()},
-        "nullCount": {name: rows.column(name).null_count for name in bounds},
-    }
+            bounds = pc.min_max(values).as_py()
+            low, high = bounds["min"], bounds["max"]
+            if low is not None:
+                self._least[name] = min(low, self._least.get(name, low))
+                self._most[name] = max(high, self._most.get(name, high))
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "numRecords": self._rows,
+            "minValues": {name: self._least.get(name) for name in self._nulls},
+            "maxValues": {name: self._most.get(name) for name in self._nulls},
+            "nullCount": dict(self._nulls),
+        }

@@ -82,12 +82,12 @@ def append(
     keys = RowKeys(name, rows, np.asarray(cause_n), versions)
     if not rows.num_rows and not versions:
         return 0
-    folder = _folder(name, root)
+    folder = folder_of(name, root)
     add: AddAction | None = None
     kept: NDArray[np.bool_] | None = None
-    with _store_errors(name, folder, "writing"):
+    with store_errors(name, folder, "writing"):
         for _ in range(MAX_CONFLICTS):
-            table = _open_to_write(name, folder)
+            table = open_to_write(name, folder)
             held = read_versions(folder, table.version())
             news = {key: n for key, n in versions.items() if n > held.get(key, NEVER)}
             keep = keys.newer_than(held)
@@ -98,7 +98,7 @@ def append(
                 return 0
             if add is None and keep.any():
                 add, kept = write_part(folder, rows if keep.all() else rows.filter(pa.array(keep))), keep
-            if _commit(table, name, folder, add, news):
+            if commit_part(table, name, folder, add, news):
                 return int(keep.sum())
     raise StoreError(
         f"table {name} in {folder}: {MAX_CONFLICTS} commits were overtaken by another writer of the same sessions; "
@@ -117,8 +117,8 @@ def last_n(name: str, *, root: Path | None = None) -> dict[Key, int]:
         If the log can't be read.
     """
     schema(name)
-    folder = _folder(name, root)
-    with _store_errors(name, folder, "reading"):
+    folder = folder_of(name, root)
+    with store_errors(name, folder, "reading"):
         table = _open(folder)
         return {} if table is None else read_versions(folder, table.version())
 
@@ -136,8 +136,8 @@ def scan(name: str, *, root: Path | None = None) -> pl.LazyFrame:
         If the log can't be read.
     """
     expected = schema(name)
-    folder = _folder(name, root)
-    with _store_errors(name, folder, "reading"):
+    folder = folder_of(name, root)
+    with store_errors(name, folder, "reading"):
         table = _open(folder)
         empty = pl.LazyFrame(pl.from_arrow(expected.empty_table()))
         if table is None:
@@ -157,8 +157,8 @@ def parts(name: str, *, root: Path | None = None) -> list[Part]:
         If the log can't be read.
     """
     schema(name)
-    folder = _folder(name, root)
-    with _store_errors(name, folder, "reading"):
+    folder = folder_of(name, root)
+    with store_errors(name, folder, "reading"):
         table = _open(folder)
         if table is None:
             return []
@@ -175,8 +175,8 @@ def compact(name: str, *, root: Path | None = None) -> None:
         If the disk is full or the folder can't be written, or another compaction won; the table is whole all the same.
     """
     schema(name)
-    folder = _folder(name, root)
-    with _store_errors(name, folder, "compacting"):
+    folder = folder_of(name, root)
+    with store_errors(name, folder, "compacting"):
         table = _open(folder)
         if table is not None:
             table.optimize.compact(writer_properties=WriterProperties(compression="ZSTD", compression_level=3))
@@ -206,15 +206,16 @@ def vacuum(name: str, *, retention_hours: int = 1, root: Path | None = None) -> 
         If the folder can't be read or written.
     """
     schema(name)
-    folder = _folder(name, root)
-    with _store_errors(name, folder, "cleaning"):
+    folder = folder_of(name, root)
+    with store_errors(name, folder, "cleaning"):
         table = _open(folder)
         if table is None:
             return 0
         return len(table.vacuum(retention_hours, dry_run=False, enforce_retention_duration=False, full=True))
 
 
-def _folder(name: str, root: Path | None) -> Path:
+def folder_of(name: str, root: Path | None) -> Path:
+    """Return the folder of a table."""
     return (settings().tables if root is None else Path(root)) / name
 
 
@@ -227,7 +228,7 @@ def _open(folder: Path) -> DeltaTable | None:
         return None
 
 
-def _open_to_write(name: str, folder: Path) -> DeltaTable:
+def open_to_write(name: str, folder: Path) -> DeltaTable:
     """Open the table; make it, or add the contract's new columns to it, where needed."""
     while (table := _open(folder)) is None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -259,7 +260,7 @@ def _lacking(name: str, folder: Path, table: DeltaTable) -> list[pa.Field]:
     return [field for field in expected if field.name not in stored]
 
 
-def _commit(table: DeltaTable, name: str, folder: Path, add: AddAction | None, news: Mapping[Key, int]) -> bool:
+def commit_part(table: DeltaTable, name: str, folder: Path, add: AddAction | None, news: Mapping[Key, int]) -> bool:
     """Commit on top of the version that was read; False if another writer came first."""
     txns = CommitProperties(app_transactions=transactions(news, time.time_ns() // 1_000_000))
     try:
@@ -283,7 +284,8 @@ def _is_committed(folder: Path, add: AddAction) -> bool:
 
 
 @contextmanager
-def _store_errors(name: str, folder: Path, doing: str) -> Iterator[None]:
+def store_errors(name: str, folder: Path, doing: str) -> Iterator[None]:
+    """Turn what the disk and delta-rs raise into a StoreError that says what to do."""
     try:
         yield
     except (OSError, DeltaError, pl.exceptions.ComputeError) as error:

@@ -258,8 +258,9 @@ class _Gathered:
     """Tables on their way into one, each with the messages that made its rows."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._tables = [schema.empty_table()]
-        self._causes = [np.zeros(0, np.int64)]
+        self._schema = schema
+        self._tables: list[pa.Table] = []
+        self._causes: list[NDArray[np.int64]] = []
 
     def add(self, table: pa.Table, causes: NDArray[np.int64]) -> None:
         """Take one more table."""
@@ -268,6 +269,8 @@ class _Gathered:
 
     def joined(self) -> tuple[pa.Table, NDArray[np.int64]]:
         """Return all of it."""
+        if not self._tables:
+            return self._schema.empty_table(), np.zeros(0, np.int64)
         return pa.concat_tables(self._tables), np.concatenate(self._causes)
 
 

@@ -75,8 +75,8 @@ def _job_replay(tape: str, folder: str) -> dict[str, float]:
 
 
 def _job_parts(tape: str, folder: str) -> dict[str, float]:
-    """Time decode, kernel and write apart on the same tape."""
-    from ingestion import tables
+    """Time decode, kernel and write of feature rows apart on the same tape, each on blocks as a replay takes them."""
+    from ingestion.appender import Appender
     from ingestion.kernel import Featurizer
     from ingestion.kernel.featurizer import pieces
     from ingestion.tapes import Tape, read_lines
@@ -84,23 +84,22 @@ def _job_parts(tape: str, folder: str) -> dict[str, float]:
     _warm(Path(folder))
     featurizer = Featurizer()
     spent = dict.fromkeys(("decode", "kernel", "write"), 0.0)
-    rows = []
     tickers = 0
-    for data in read_lines(Tape(Path(tape), 0)):
+    with Appender("spike_features", root=Path(folder) / "apart") as table:
+        for data in read_lines(Tape(Path(tape), 0)):
+            t0 = time.perf_counter()
+            batches = [featurizer.decoder.decode(piece, 2**62) for piece in pieces(data)]
+            t1 = time.perf_counter()
+            rows = featurizer.push(batches)
+            t2 = time.perf_counter()
+            table.add(rows.features, rows.cause_n, featurizer.last_n())
+            t3 = time.perf_counter()
+            for part, seconds in zip(spent, (t1 - t0, t2 - t1, t3 - t2), strict=True):
+                spent[part] += seconds
+            tickers += sum(batch.counts["ticker"] for batch in batches)
         t0 = time.perf_counter()
-        batches = [featurizer.decoder.decode(piece, 2**62) for piece in pieces(data)]
-        t1 = time.perf_counter()
-        rows.append(featurizer.push(batches))
-        spent["decode"] += t1 - t0
-        spent["kernel"] += time.perf_counter() - t1
-        tickers += sum(batch.counts["ticker"] for batch in batches)
-    t0 = time.perf_counter()
-    import pyarrow as pa
-
-    table = pa.concat_tables([r.features for r in rows])
-    causes = np.concatenate([r.cause_n for r in rows])
-    tables.append("spike_features", table, causes, featurizer.last_n(), root=Path(folder) / "apart")
-    spent["write"] = time.perf_counter() - t0
+        table.commit(featurizer.last_n())
+        spent["write"] += time.perf_counter() - t0
     return {**spent, "tickers": tickers}
 
 
