@@ -20,7 +20,7 @@ from feature_repo.errors import UsageError
 from infra import services
 from infra.services import Service
 from infra.settings import settings
-from ingestion.exchange import Exchange, Faults, Feed, Summary, Synthetic, Taped
+from ingestion.exchange import Exchange, Faults, Feed, Summary, Synthetic, Taped, preloaded
 from ingestion.exchange.pace import Times
 from ingestion.market import PRODUCTS
 
@@ -37,6 +37,7 @@ def run(
     faults: str,
     ledger: Path | None,
     loop: bool,
+    preload: bool,
     as_json: bool,
 ) -> None:
     """Serve until the feed ends or a signal comes; arguments as the command has them.
@@ -52,8 +53,11 @@ def run(
     """
     if times not in ("shift", "squeeze"):
         raise UsageError(f"times must be shift or squeeze, was {times!r}: choose one of them")
+    feed = _feed(feeds, products, seed, seconds)
+    if preload and list(feeds) == ["synthetic"] and seconds is None:
+        raise UsageError("preload needs a feed that ends: give --seconds")
     exchange = Exchange(
-        _feed(feeds, products, seed, seconds),
+        preloaded(feed) if preload else feed,
         port=settings().exchange_port if port is None else port,
         speed=_speed(speed),
         times=cast(Times, times),

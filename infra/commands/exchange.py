@@ -25,6 +25,9 @@ def command(
     faults: Annotated[str, typer.Option(help="Such as drop=0.001,late=0.01:3s,disconnect=every:30s.")] = "",
     ledger: Annotated[Path | None, typer.Option(help="File that notes every message sent and fault injected.")] = None,
     loop: Annotated[bool, typer.Option("--loop/--once", help="Begin anew when the feed ends, or end with it.")] = False,
+    preload: Annotated[
+        bool, typer.Option("--preload", help="Hold the feed in memory first, for measurements.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Serve a market by WebSocket as Coinbase does, in both its dialects, with faults on demand.
@@ -50,5 +53,6 @@ def command(
         faults=faults,
         ledger=ledger,
         loop=loop,
+        preload=preload,
         as_json=as_json,
     )

@@ -1,7 +1,7 @@
 """The simulated exchange: both Coinbase dialects over a generated market or a tape, with faults on demand."""
 
 from ingestion.exchange.faults import FAULTS, Faults
-from ingestion.exchange.feeds import Feed, Item, Recorded, Synthetic, Taped
+from ingestion.exchange.feeds import Feed, Item, Recorded, Synthetic, Taped, preloaded
 from ingestion.exchange.ledger import Entry, read_ledger
 from ingestion.exchange.player import Limits, Summary
 from ingestion.exchange.server import Exchange
@@ -18,5 +18,6 @@ __all__ = [
     "Summary",
     "Synthetic",
     "Taped",
+    "preloaded",
     "read_ledger",
 ]

@@ -176,6 +176,11 @@ class Draw:
         self._rules = self.faults.on({**ON_MESSAGES, **ON_CONNECTIONS})
         self._next = {i: self.start_s + rule.every_s for i, rule in enumerate(self._rules) if rule.every_s is not None}
 
+    @property
+    def any(self) -> bool:
+        """Whether there are chances at all."""
+        return bool(self._rules)
+
     def message(self, kind: str, product: str, now_s: float) -> Rule | None:
         """Draw for one message: at most one fault meets it."""
         for i, rule in enumerate(self._rules):

@@ -29,6 +29,7 @@ _ADVANCED: Final = {
     ("l2_data", "update"): "l2update",
 }
 _EXCHANGE: Final = frozenset(("ticker", "match", "last_match", "l2update", "snapshot", "heartbeat"))
+_GENERATED: Final = {**{kind[:3].encode(): kind for kind in _EXCHANGE}, b"sub": ""}
 _NAMED: Final = re.compile(rb'\\?"product_id\\?":\s*\\?"([^"\\]+)')
 
 
@@ -40,9 +41,9 @@ class Item(NamedTuple):
     recv_ns
         When a client of the recorded connection had it, ns; never falls.
     kind
-        ``ticker match last_match l2update snapshot heartbeat``, whatever the dialect; ``beat``: a second has passed.
+        ``ticker match last_match l2update snapshot heartbeat``, whatever the dialect.
     product
-        Product it speaks of; empty for ``beat``.
+        Product it speaks of.
     raw
         The message as recorded, times not yet moved.
     """
@@ -103,6 +104,13 @@ class Recorded:
         return iter(self._items)
 
 
+def preloaded(feed: Feed) -> Feed:
+    """Return a feed that ends, held in memory, so that making it costs nothing while it is served."""
+    held = Recorded(feed.items(), dialect=feed.dialect, heartbeats=feed.heartbeats)
+    held.name, held.products, held.continuous = feed.name, feed.products, feed.continuous
+    return held
+
+
 class Synthetic:
     """The generated market, going on from segment to segment.
 
@@ -144,12 +152,13 @@ class Synthetic:
                 start_ns=start_ns,
                 parameters=parameters,
             ):
-                kind = raw[9 : raw.index(b'"', 9)].decode()
-                if kind not in _EXCHANGE or (segment and kind == "last_match"):
+                kind = _GENERATED[raw[9:12]]  # generated messages begin with their type
+                if not kind or (segment and kind == "last_match"):
                     continue
                 if kind == "ticker":
                     tickers[product] = raw
-                recv_ns = max(recv_ns, at)
+                if at > recv_ns:
+                    recv_ns = at
                 yield Item(recv_ns, kind, product, raw)
             scales = dict(parameters.products)
             for product, raw in tickers.items():
@@ -284,16 +293,3 @@ def _read(message: _Line) -> tuple[str, str, str | None]:
         if kind:
             return kind, named or "", message.timestamp
     return "", "", None
-
-
-def with_beats(items: Iterator[Item]) -> Iterator[Item]:
-    """Put a ``beat`` at each whole second that passes, in silences too."""
-    second = 1_000_000_000
-    following: int | None = None
-    for item in items:
-        if following is None:
-            following = item.recv_ns - item.recv_ns % second + second
-        while following <= item.recv_ns:
-            yield Item(following, "beat", "", b"")
-            following += second
-        yield item

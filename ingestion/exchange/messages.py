@@ -58,6 +58,7 @@ class L2Update(msgspec.Struct):
 _TICKER: Final = msgspec.json.Decoder(Ticker)
 _MATCH: Final = msgspec.json.Decoder(Match)
 _L2UPDATE: Final = msgspec.json.Decoder(L2Update)
+_KEYS: Final = {kind: b'"trade_id":' for kind in ("ticker", "match", "last_match")} | {"heartbeat": b'"sequence":'}
 _SIDES: Final = {"buy": "bid", "sell": "offer"}
 
 
@@ -101,10 +102,10 @@ def heartbeat(name: str, product: Product, now_ns: int, shift: Shift) -> tuple[b
 # Advanced Trade
 
 
-def advanced(channel: str, events: list[dict[str, object]], now_ns: int, shift: Shift) -> Split:
-    """Return an Advanced Trade message, ready for a ``sequence_num``."""
-    head = b'{"channel":"%s","client_id":"","timestamp":"%s",%s' % (channel.encode(), shift.stamp(now_ns, 9), _SEQUENCE)
-    return head, b',"events":%s}' % _encode(events)
+def advanced(channel: bytes, events: bytes, now_ns: int, shift: Shift) -> Split:
+    """Return an Advanced Trade message of encoded events, ready for a ``sequence_num``."""
+    head = b'{"channel":"%s","client_id":"","timestamp":"%s",%s' % (channel, shift.stamp(now_ns, 9), _SEQUENCE)
+    return head, b',"events":[%s]}' % events
 
 
 def as_recorded(raw: bytes, shift: Shift) -> Split:
@@ -124,90 +125,74 @@ def translated(item: Item, shift: Shift) -> Split:
     """Return an Exchange message as Advanced Trade tells it, stamped with the time of sending."""
     now_ns = shift.ns(item.recv_ns)
     if item.kind == "ticker":
-        return advanced("ticker", [{"type": "update", "tickers": [advanced_ticker(item.raw)]}], now_ns, shift)
+        return advanced(b"ticker", b'{"type":"update","tickers":[%s]}' % advanced_ticker(item.raw), now_ns, shift)
     if item.kind == "match":
-        return advanced(
-            "market_trades", [{"type": "update", "trades": [advanced_trade(item.raw, shift)]}], now_ns, shift
-        )
+        trade = advanced_trade(item.raw, shift)
+        return advanced(b"market_trades", b'{"type":"update","trades":[%s]}' % trade, now_ns, shift)
     said = _L2UPDATE.decode(item.raw)
     when = shift.text(said.time.encode()).decode()
-    updates = [
-        {"side": _SIDES[side], "event_time": when, "price_level": price, "new_quantity": size}
+    updates = ",".join(
+        f'{{"side":"{_SIDES[side]}","event_time":"{when}","price_level":"{price}","new_quantity":"{size}"}}'
         for side, price, size in said.changes
-    ]
-    event: dict[str, object] = {"type": "update", "product_id": said.product_id, "updates": updates}
-    return advanced("l2_data", [event], now_ns, shift)
+    )
+    event = f'{{"type":"update","product_id":"{said.product_id}","updates":[{updates}]}}'
+    return advanced(b"l2_data", event.encode(), now_ns, shift)
 
 
-def advanced_ticker(raw: bytes) -> dict[str, str]:
+def advanced_ticker(raw: bytes) -> bytes:
     """Return the ticker object of Advanced Trade for an Exchange ticker; its 52-week figures are those of the day."""
-    said = _TICKER.decode(raw)
-    change = ""
-    if said.open_24h and float(said.open_24h) > 0:
-        change = f"{(float(said.price) / float(said.open_24h) - 1) * 100:.14g}"
-    found = {
-        "type": "ticker",
-        "product_id": said.product_id,
-        "price": said.price,
-        "volume_24_h": said.volume_24h,
-        "low_24_h": said.low_24h,
-        "high_24_h": said.high_24h,
-        "low_52_w": said.low_24h,
-        "high_52_w": said.high_24h,
-        "price_percent_chg_24_h": change,
-        "best_bid": said.best_bid,
-        "best_ask": said.best_ask,
-        "best_bid_quantity": said.best_bid_size,
-        "best_ask_quantity": said.best_ask_size,
-    }
-    return {name: value for name, value in found.items() if value}
+    t = _TICKER.decode(raw)
+    change = f"{(float(t.price) / float(t.open_24h) - 1) * 100:.14g}" if t.open_24h and float(t.open_24h) else "0"
+    day = f'"low_52_w":"{t.low_24h}","high_52_w":"{t.high_24h}"'
+    sizes = f',"best_bid_quantity":"{t.best_bid_size}","best_ask_quantity":"{t.best_ask_size}"'
+    return (
+        f'{{"type":"ticker","product_id":"{t.product_id}","price":"{t.price}","volume_24_h":"{t.volume_24h}",'
+        f'"low_24_h":"{t.low_24h}","high_24_h":"{t.high_24h}",{day},"price_percent_chg_24_h":"{change}",'
+        f'"best_bid":"{t.best_bid}","best_ask":"{t.best_ask}"{sizes if t.best_bid_size else ""}}}'
+    ).encode()
 
 
-def advanced_trade(raw: bytes, shift: Shift) -> dict[str, str]:
+def advanced_trade(raw: bytes, shift: Shift) -> bytes:
     """Return the trade object of Advanced Trade for an Exchange match; both name the maker's side."""
-    said = _MATCH.decode(raw)
-    return {
-        "product_id": said.product_id,
-        "trade_id": str(said.trade_id),
-        "price": said.price,
-        "size": said.size,
-        "time": shift.text(said.time.encode()).decode(),
-        "side": said.side.upper(),
-    }
+    t = _MATCH.decode(raw)
+    when = shift.text(t.time.encode()).decode()
+    return (
+        f'{{"product_id":"{t.product_id}","trade_id":"{t.trade_id}","price":"{t.price}","size":"{t.size}",'
+        f'"time":"{when}","side":"{t.side.upper()}"}}'
+    ).encode()
 
 
 def advanced_book(name: str, product: Product, now_ns: int, shift: Shift) -> Split:
     """Return the ``l2_data`` snapshot of a book as it stands."""
     assert product.book is not None  # noqa: S101 - callers ask for known books only
-    stamp = shift.stamp(now_ns).decode()
-    updates = [
-        {"side": side, "event_time": stamp, "price_level": price, "new_quantity": size}
+    when = shift.stamp(now_ns).decode()
+    updates = ",".join(
+        f'{{"side":"{side}","event_time":"{when}","price_level":"{price}","new_quantity":"{size}"}}'
         for side, levels in zip(("bid", "offer"), product.book.sides(), strict=True)
         for price, size in levels
-    ]
-    return advanced("l2_data", [{"type": "snapshot", "product_id": name, "updates": updates}], now_ns, shift)
+    )
+    event = f'{{"type":"snapshot","product_id":"{name}","updates":[{updates}]}}'
+    return advanced(b"l2_data", event.encode(), now_ns, shift)
 
 
 def advanced_trades(product: Product, now_ns: int, shift: Shift, *, native: bool) -> Split:
     """Return the ``market_trades`` snapshot: the newest trades, newest first."""
-    trades: list[object] = []
-    for raw in reversed(product.trades):
-        trades.append(msgspec.Raw(shift.all(raw)) if native else advanced_trade(raw, shift))
-    return advanced("market_trades", [{"type": "snapshot", "trades": trades}], now_ns, shift)
+    trades = b",".join(shift.all(raw) if native else advanced_trade(raw, shift) for raw in reversed(product.trades))
+    return advanced(b"market_trades", b'{"type":"snapshot","trades":[%s]}' % trades, now_ns, shift)
 
 
 def advanced_newest(product: Product, now_ns: int, shift: Shift, *, native: bool) -> Split:
     """Return the ``ticker`` snapshot: the newest ticker."""
-    ticker: object = msgspec.Raw(product.ticker) if native else advanced_ticker(product.ticker)
-    return advanced("ticker", [{"type": "snapshot", "tickers": [ticker]}], now_ns, shift)
+    ticker = product.ticker if native else advanced_ticker(product.ticker)
+    return advanced(b"ticker", b'{"type":"snapshot","tickers":[%s]}' % ticker, now_ns, shift)
 
 
 def advanced_heartbeat(counter: int, now_ns: int, shift: Shift) -> Split:
     """Return the connection's ``heartbeats`` message."""
     stamp = shift.stamp(now_ns, 9).decode()
-    since = f"{counter}.{now_ns % 1_000_000_000:09d}"
-    current = f"{stamp[:10]} {stamp[11:-1]} +0000 UTC m=+{since}"
-    return advanced("heartbeats", [{"current_time": current, "heartbeat_counter": counter}], now_ns, shift)
+    current = f"{stamp[:10]} {stamp[11:-1]} +0000 UTC m=+{counter}.{now_ns % 1_000_000_000:09d}"
+    event = _encode({"current_time": current, "heartbeat_counter": counter})
+    return advanced(b"heartbeats", event, now_ns, shift)
 
 
 def advanced_subscriptions(topics: Iterable[Topic], now_ns: int, shift: Shift) -> Split:
@@ -215,7 +200,22 @@ def advanced_subscriptions(topics: Iterable[Topic], now_ns: int, shift: Shift) -
     channels = _by_channel(topics, NAMES["advanced"])
     if "heartbeats" in channels:
         channels["heartbeats"] = ["heartbeats"]
-    return advanced("subscriptions", [{"subscriptions": channels}], now_ns, shift)
+    return advanced(b"subscriptions", _encode({"subscriptions": channels}), now_ns, shift)
+
+
+def key_of(item: Item, when: bytes | Shift) -> str:
+    """Return what tells a message from others of its kind and product: trade id, sequence, or its moved time."""
+    name = _KEYS.get(item.kind, b'"time":"')
+    at = item.raw.rfind(name)
+    if at < 0:
+        return ""
+    if isinstance(when, bytes) and name == b'"time":"':
+        return when.decode()
+    start, end = at + len(name), at + len(name)
+    while item.raw[end : end + 1] not in (b",", b"}", b""):
+        end += 1
+    found = item.raw[start:end].strip(b'"')
+    return (when.text(found) if isinstance(when, Shift) and name == b'"time":"' else found).decode()
 
 
 def _by_channel(topics: Iterable[Topic], names: dict[str, str]) -> dict[str, list[str]]:
@@ -223,13 +223,3 @@ def _by_channel(topics: Iterable[Topic], names: dict[str, str]) -> dict[str, lis
     for channel, product in topics:
         found.setdefault(names[channel], []).append(product)
     return found
-
-
-def key_of(item: Item, when: bytes) -> str:
-    """Return what tells a message from others of its kind and product: trade id, sequence, or its moved time."""
-    if item.kind in ("ticker", "match", "last_match"):
-        at = item.raw.find(b'"trade_id":')
-        if at >= 0:
-            end = item.raw.find(b",", at)
-            return item.raw[at + 11 : end if end > 0 else None].strip(b'" }').decode()
-    return when.decode()

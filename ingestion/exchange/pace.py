@@ -32,6 +32,11 @@ class Pace:
     times
         ``shift`` adds one constant to every time; ``squeeze`` also divides distances by the speed.
 
+    Attributes
+    ----------
+    reached_ns
+        Recorded receive time of the newest item sent: at infinite speed that is what the clock shows.
+
     Raises
     ------
     UsageError
@@ -44,7 +49,7 @@ class Pace:
         self.speed, self.times = speed, times
         self.started = False
         self.shift = Shift()
-        self._origin_ns = self._reached_ns = origin_ns
+        self._origin_ns = self.reached_ns = origin_ns
         self._start_ns = 0
 
     def start(self) -> None:
@@ -54,10 +59,6 @@ class Pace:
         # Rounded up: a message may be sent up to 1 ms after its time, never before it.
         squeeze = self.speed if self.times == "squeeze" else 1.0
         self.shift = Shift(time.time_ns() - self._origin_ns, origin_ns=self._origin_ns, squeeze=squeeze)
-
-    def reached(self, recv_ns: int) -> None:
-        """Say that the feed has been sent up to here: at infinite speed that is what the clock shows."""
-        self._reached_ns = recv_ns
 
     def limit(self) -> float:
         """Recorded receive time that is due now, ns."""
@@ -74,7 +75,7 @@ class Pace:
     def recorded_ns(self) -> int:
         """Now, on the recording's clock."""
         if not self.started or math.isinf(self.speed):
-            return self._reached_ns
+            return self.reached_ns
         return int(self.limit())
 
     def now_ns(self) -> int:

@@ -12,7 +12,7 @@ from typing import Final
 
 from ingestion.exchange.client import Client
 from ingestion.exchange.faults import Rule
-from ingestion.exchange.feeds import Feed, Item, with_beats
+from ingestion.exchange.feeds import Feed, Item
 from ingestion.exchange.ledger import SYNC_S, Ledger
 from ingestion.exchange.market import Market
 from ingestion.exchange.pace import Pace, Times
@@ -20,6 +20,7 @@ from ingestion.exchange.teller import Teller
 
 _CUT: Final = ("disconnect", "cut", "slow client")
 _HEAD: Final = ("snapshot", "last_match")
+_S: Final = 1_000_000_000
 _BATCH: Final = 256
 """Items between two looks at the sockets: a few milliseconds at full speed."""
 _TICK_S: Final = 0.01
@@ -150,56 +151,66 @@ class Player:
 
     def flush(self, client: Client) -> None:
         """Hand what waits for a client to its socket, and note it."""
+        before = client.flushed
         records = client.flush(time.monotonic(), self.pace.recorded_ns() / 1e9)
+        self.summary.sent += client.flushed - before
         if records:
-            self.summary.sent += sum(1 for record in records if record.number)
             self.ledger.add(records, time.time_ns())
         if client.why in _CUT:
             client.connection.transport.abort()
 
     def _rewind(self) -> None:
         self.market = Market(self.feed.products, self.feed.dialect, continuous=self.feed.continuous)
-        self._items: Iterator[Item] = with_beats(self.feed.items())
+        self._items: Iterator[Item] = self.feed.items()
         item = next(self._items, None)
         self.pace = Pace(0 if item is None else item.recv_ns, self._speed, self._times)
-        self.teller = Teller(self.market, self.pace, self.feed)
+        self.teller = Teller(self.market, self.pace, self.feed, noted=self.ledger.kept)
         # What stands before the first movement is known to everybody who comes.
         while item is not None and item.kind in _HEAD:
             self.market.apply(item)
             item = next(self._items, None)
         self._next = item
+        self._second_ns = 0 if item is None else item.recv_ns - item.recv_ns % _S + _S
 
     async def _play(self) -> None:
         item = self._next
         while item is not None:
-            limit = self.pace.limit()
-            done = 0
+            limit, now_s, done = self.pace.limit(), time.monotonic(), 0
+            clients, tell, items, counts = self.clients.values(), self.teller.tell, self._items, self.summary.messages
             while item is not None and item.recv_ns <= limit and done < _BATCH:
-                self._offer(item)
-                item = next(self._items, None)
+                recv_ns = item.recv_ns
+                if recv_ns >= self._second_ns:
+                    self._beats(recv_ns, now_s)
+                self.pace.reached_ns = recv_ns
+                counts[item.kind] += 1
+                tell(item, clients, now_s)
+                item = next(items, None)
                 done += 1
+            if item is not None and done < _BATCH and limit >= self._second_ns:
+                self._beats(int(limit), now_s)  # silence is told by heartbeats
             self._tick()
             if math.isinf(self._speed):
                 await self._room()
+                while not any(client.topics for client in self.clients.values()):
+                    await asyncio.sleep(_TICK_S)  # as fast as clients take it: without one, not at all
+                    self._tick()
             elif done == _BATCH:
                 await asyncio.sleep(0)
             elif item is not None:
                 await asyncio.sleep(min(max(self.pace.wait_s(item.recv_ns), 0.0005), _TICK_S))
 
-    def _offer(self, item: Item) -> None:
-        self.pace.reached(item.recv_ns)
-        if item.product:
-            self.summary.messages[item.kind] += 1
-        now_s, stream_s = time.monotonic(), item.recv_ns / 1e9
-        for client, message in self.teller.tell(item, self.clients.values()):
-            client.send(message, now_s, stream_s)
+    def _beats(self, until_ns: int, now_s: float) -> None:
+        """Send the heartbeats of the seconds that have passed."""
+        while self._second_ns <= until_ns:
+            self.teller.beat(self._second_ns, self.clients.values(), now_s)
+            self._second_ns += _S
 
     def _tick(self) -> None:
         now_s = time.monotonic()
         if self.pace.started:
             self.summary.seconds = now_s - self._began_s
         for client in list(self.clients.values()):
-            rule = client.due(now_s)
+            rule = client.mischief.on_connection(now_s) if client.topics else None
             if rule is not None:
                 self.strike(client, rule)
             self.flush(client)

@@ -25,6 +25,10 @@ NAMES: Final[dict[Dialect, dict[str, str]]] = {
     "exchange": {"ticker": "ticker", "trades": "matches", "book": "level2_50", "beats": "heartbeat"},
     "advanced": {"ticker": "ticker", "trades": "market_trades", "book": "level2", "beats": "heartbeats"},
 }
+_ACTIONS: Final[dict[str | None, Literal["subscribe", "unsubscribe"]]] = {
+    "subscribe": "subscribe",
+    "unsubscribe": "unsubscribe",
+}
 _KEYED: Final = ("level2", "level3", "full")
 _DOCUMENTED: Final = "https://docs.cdp.coinbase.com/exchange/websocket-feed/authentication"
 
@@ -101,34 +105,35 @@ def read_request(data: str | bytes, dialect: Dialect | None, products: tuple[str
         said = _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused("Malformed JSON", str(error)) from error
-    if said.type != "subscribe" and said.type != "unsubscribe":
-        raise Refused("Failed to subscribe", f"{said.type!r} is not a valid type; expected subscribe or unsubscribe")
+    action = said.type
+    if action not in _ACTIONS:
+        raise Refused("Failed to subscribe", f"{action!r} is not a valid type; expected subscribe or unsubscribe")
     form: Dialect = "advanced" if said.channel is not None else "exchange"
     if dialect is not None and form != dialect:
         expected = "channel" if dialect == "advanced" else "channels"
-        raise Refused(f"Failed to {said.type}", f"{expected} is required on this endpoint")
+        raise Refused(f"Failed to {action}", f"{expected} is required on this endpoint")
     topics: dict[Topic, None] = {}
     asked: list[str] = []
     for name, ids in _named(said):
         asked.append(name)
-        channel = _channel(name, form, said.type)
+        channel = _channel(name, form, action)
         if form == "advanced" and channel == "beats":
             topics[channel, ""] = None
             continue
-        if not ids and said.type == "subscribe":
+        if not ids and action == "subscribe":
             reason = f"You need to specify at least one product ID for channel {name}"
-            raise Refused(f"Failed to {said.type}", reason)
+            raise Refused(f"Failed to {action}", reason)
         for product in ids:
             if product not in products:
-                raise Refused(f"Failed to {said.type}", f"{product} is not a valid product")
+                raise Refused(f"Failed to {action}", f"{product} is not a valid product")
             topics[channel, product] = None
         if not ids:
             topics[channel, ""] = None
-    if not asked and said.type == "unsubscribe":
+    if not asked and action == "unsubscribe":
         topics = dict.fromkeys((c, p) for c in dict.fromkeys(EXCHANGE.values()) for p in said.product_ids or ("",))
     elif not asked:
-        raise Refused(f"Failed to {said.type}", "You need to specify at least one channel")
-    return Request(said.type, form, tuple(topics), tuple(asked))
+        raise Refused(f"Failed to {action}", "You need to specify at least one channel")
+    return Request(_ACTIONS[action], form, tuple(topics), tuple(asked))
 
 
 def _named(said: _Request) -> list[tuple[str, list[str]]]:

@@ -20,11 +20,13 @@ from websockets.http11 import Response
 from feature_repo.errors import StoreError, VolspikeError
 from ingestion.exchange import faults as _faults
 from ingestion.exchange import messages as say
-from ingestion.exchange.client import Client, Message
+from ingestion.exchange.client import Client
 from ingestion.exchange.faults import Draw, Faults, Order
-from ingestion.exchange.feeds import Feed
+from ingestion.exchange.feeds import Dialect, Feed, Item
+from ingestion.exchange.frames import Message
 from ingestion.exchange.ledger import Ledger
 from ingestion.exchange.market import Levels
+from ingestion.exchange.mischief import Mischief
 from ingestion.exchange.pace import Times
 from ingestion.exchange.player import Limits, Player, Summary
 from ingestion.exchange.requests import Refused, read_request
@@ -170,12 +172,12 @@ class Exchange:
         """What was served so far."""
         summary = self._player.summary
         for client in self._player.clients.values():
-            summary.faults.update(client.faults)
-            client.faults.clear()
+            summary.faults.update(client.mischief.counts)
+            client.mischief.counts.clear()
         return summary
 
     def book(self, product: str) -> tuple[Levels, Levels]:
-        """Return bids and asks as a client who missed nothing has them, best first, as text; empty before a snapshot."""
+        """Return bids and asks, best first, as text, as clients who missed nothing have them; empty at first."""
         book = self._player.market.products[product].book
         return ([], []) if book is None else book.sides()
 
@@ -200,7 +202,7 @@ class Exchange:
             return
         for client in list(self._player.clients.values()):
             if client.open and order.connection in (None, client.number):
-                client.faults[fault] += 1
+                client.mischief.counts[fault] += 1
                 self._player.strike(client, order.rule)
 
     def _admit(self, connection: ServerConnection, handshake: Handshake) -> Response | None:
@@ -228,9 +230,8 @@ class Exchange:
         player = self._player
         player.summary.connections += 1
         number, now_s = player.summary.connections, time.monotonic()
-        client = Client(
-            connection, number, Draw(self.faults, number, now_s), self._orders, player.limits.queue_bytes, self._ahead
-        )
+        mischief = Mischief(Draw(self.faults, number, now_s), self._orders, number, self._ahead)
+        client = Client(connection, number, mischief, player.limits.queue_bytes, noted=self._ledger.kept)
         client.sent_s = now_s
         if path != "/":
             client.dialect = "advanced" if path == "/advanced" else "exchange"
@@ -245,13 +246,13 @@ class Exchange:
         finally:
             deadline.cancel()
             del player.clients[number]
-            player.summary.faults.update(client.faults)
+            player.summary.faults.update(client.mischief.counts)
             why = client.why or "by client"
             player.summary.closed[why] += 1
             self._ledger.event(number, "close", time.time_ns(), why)
 
-    def _ahead(self, *args: Any) -> bytes | say.Split:
-        return self._player.teller.ahead(*args)
+    def _ahead(self, item: Item, dialect: Dialect, seconds: float) -> Message:
+        return self._player.teller.ahead(item, dialect, seconds)
 
     def _overdue(self, client: Client) -> None:
         if not client.topics:
@@ -264,7 +265,7 @@ class Exchange:
             request = read_request(data, client.dialect, player.feed.products)
             player.teller.check(request)
             for name in request.channels:
-                if request.action == "subscribe" and client.wanted("refuse", channel=name):
+                if request.action == "subscribe" and client.mischief.on_request("refuse", channel=name):
                     self._ledger.event(client.number, "refuse", time.time_ns(), name)
                     raise Refused("Failed to subscribe", f"{name} is refused")
         except Refused as refused:
@@ -275,7 +276,7 @@ class Exchange:
             client.dialect = request.dialect
         if client.dialect == "advanced" and not client.idle_s:
             least, most = player.limits.idle_s
-            client.idle_s = least + (most - least) * client.draw.rng.random()
+            client.idle_s = least + (most - least) * client.mischief.draw.rng.random()
         if request.action == "subscribe":
             player.begin()
         for message in player.teller.openings(client, request):

@@ -8,13 +8,16 @@ from typing import Final
 import msgspec
 
 from ingestion.exchange import messages as say
-from ingestion.exchange.client import Client, Message
+from ingestion.exchange.client import Client
 from ingestion.exchange.feeds import Dialect, Feed, Item
+from ingestion.exchange.frames import Message
 from ingestion.exchange.market import Market
 from ingestion.exchange.pace import Pace
 from ingestion.exchange.requests import Refused, Request, Topic
 from ingestion.exchange.times import Shift
 
+_CHECKED: Final = ("l2update", "snapshot", "last_match", "heartbeat")
+"""Kinds that not every subscriber gets."""
 _CHANNEL: Final = {
     "ticker": "ticker",
     "match": "trades",
@@ -36,32 +39,37 @@ class Teller:
         Says what time it is.
     feed
         That is served.
+    noted
+        Whether a ledger is kept.
     """
 
-    def __init__(self, market: Market, pace: Pace, feed: Feed) -> None:
+    def __init__(self, market: Market, pace: Pace, feed: Feed, *, noted: bool) -> None:
         self.market, self.pace = market, pace
         self._native = feed.dialect == "advanced"
         self._makes_beats = not feed.heartbeats
+        self._noted = noted
         self._beat = 0
 
-    def tell(self, item: Item, clients: Collection[Client]) -> Iterator[tuple[Client, Message]]:
-        """Yield who is to be told of an item, and how."""
-        if item.kind == "beat":
-            yield from self._beats(clients)
-            return
+    def tell(self, item: Item, clients: Collection[Client], now_s: float) -> None:
+        """Send an item to those who subscribed it; ``now_s`` is the clock of stalls and repeated faults."""
         try:
             item = self.market.apply(item)
         except (msgspec.MsgspecError, ValueError):
             pass  # a damaged message on a tape is sent as it is: clients must bear it
-        topic = (_CHANNEL[item.kind], item.product)
-        made: dict[Dialect, Message] = {}
+        kind = item.kind
+        topic = (_CHANNEL[kind], item.product)
+        exchange = advanced = None
         for client in clients:
-            dialect = client.dialect
-            if dialect is None or topic not in client.topics or not self._concerns(item, topic, client):
+            if topic not in client.topics or (kind in _CHECKED and not self._concerns(item, topic, client)):
                 continue
-            if dialect not in made:
-                made[dialect] = self._message(item, dialect)
-            yield client, made[dialect]
+            if client.dialect == "exchange":
+                if exchange is None:
+                    exchange = self._message(item, "exchange", self.pace.shift)
+                client.send(exchange, now_s, item.recv_ns / 1e9)
+            else:
+                if advanced is None:
+                    advanced = self._message(item, "advanced", self.pace.shift)
+                client.send(advanced, now_s, item.recv_ns / 1e9)
 
     def openings(self, client: Client, request: Request) -> Iterator[Message]:
         """Yield the answer to a subscription or unsubscription, and do it."""
@@ -85,7 +93,7 @@ class Teller:
             if opening is not None:
                 yield opening
         if dialect == "advanced":
-            yield Message("subscriptions", "", "", say.advanced_subscriptions(client.topics, now_ns, shift))
+            yield Message("subscriptions", "", "", *say.advanced_subscriptions(client.topics, now_ns, shift))
 
     def check(self, request: Request) -> None:
         """Refuse a dialect that the feed can't be told in.
@@ -98,9 +106,9 @@ class Teller:
         if self._native and request.dialect == "exchange":
             raise Refused("Failed to subscribe", "this tape is of Advanced Trade; connect to /advanced")
 
-    def ahead(self, item: Item, dialect: Dialect, seconds: float) -> bytes | say.Split:
+    def ahead(self, item: Item, dialect: Dialect, seconds: float) -> Message:
         """Return an item's message with times so many seconds ahead."""
-        return self._message(item, dialect, self.pace.shift.ahead(seconds)).payload
+        return self._message(item, dialect, self.pace.shift.ahead(seconds))
 
     def _concerns(self, item: Item, topic: Topic, client: Client) -> bool:
         if item.kind == "l2update":
@@ -111,65 +119,67 @@ class Teller:
             client.told.add(topic)
         elif item.kind == "snapshot":
             client.told.add(topic)
-            if client.wanted("no_snapshot", item.product):
+            if client.mischief.on_request("no_snapshot", item.product):
                 client.omit(Message("snapshot", item.product, "", b""), "no_snapshot")
                 return False
         return not (item.kind == "heartbeat" and client.dialect == "advanced")
 
-    def _message(self, item: Item, dialect: Dialect, shift: Shift | None = None) -> Message:
-        shift = shift or self.pace.shift
+    def _message(self, item: Item, dialect: Dialect, shift: Shift) -> Message:
         kind, product = item.kind, item.product
         if self._native:
-            return Message(kind, product, say.key_of(item, b""), say.as_recorded(item.raw, shift), item)
-        moved, when = shift.one(item.raw)
-        key = say.key_of(item, when)
+            key = say.key_of(item, shift) if self._noted else ""
+            return Message(kind, product, key, *say.as_recorded(item.raw, shift), item)
         if dialect == "exchange":
-            return Message(kind, product, key, moved, item)
-        known, now_ns = self.market.products[product], shift.ns(item.recv_ns)
+            payload, when = shift.one(item.raw)
+            key = say.key_of(item, when) if self._noted else ""
+            return Message(kind, product, key, payload, None, item)
+        key = say.key_of(item, shift) if self._noted else ""
         if kind == "snapshot":
-            return Message(kind, product, key, say.advanced_book(product, known, now_ns, shift), item)
-        if kind == "last_match":
-            return Message(kind, product, key, say.advanced_trades(known, now_ns, shift, native=False), item)
-        return Message(kind, product, key, say.translated(item, shift), item)
+            split = say.advanced_book(product, self.market.products[product], shift.ns(item.recv_ns), shift)
+        elif kind == "last_match":
+            known = self.market.products[product]
+            split = say.advanced_trades(known, shift.ns(item.recv_ns), shift, native=False)
+        else:
+            split = say.translated(item, shift)
+        return Message(kind, product, key, *split, item)
 
     def _opening(self, client: Client, topic: Topic, now_ns: int, shift: Shift) -> Message | None:
         channel, product = topic
-        known, advanced = self.market.products.get(product), client.dialect == "advanced"
+        known, native = self.market.products.get(product), self._native
+        advanced = client.dialect == "advanced"
         if known is None:
             return None
-        payload: bytes | say.Split
         if channel == "book" and known.book is not None:
             client.told.add(topic)
-            if client.wanted("no_snapshot", product):
+            if client.mischief.on_request("no_snapshot", product):
                 client.omit(Message("snapshot", product, "", b""), "no_snapshot")
                 return None
-            payload = say.advanced_book(product, known, now_ns, shift) if advanced else say.snapshot(product, known)
-            return Message("snapshot", product, "", payload)
+            if advanced:
+                return Message("snapshot", product, "", *say.advanced_book(product, known, now_ns, shift))
+            return Message("snapshot", product, "", say.snapshot(product, known))
+        newest = str(known.numbers()[1])
         if channel == "trades" and known.trades:
             client.told.add(topic)
             if advanced:
-                payload = say.advanced_trades(known, now_ns, shift, native=self._native)
-            else:
-                payload = say.last_match(known, shift)
-            return Message("last_match", product, str(known.numbers()[1]), payload)
+                return Message("last_match", product, newest, *say.advanced_trades(known, now_ns, shift, native=native))
+            return Message("last_match", product, newest, say.last_match(known, shift))
         if channel == "ticker" and known.ticker:
             if advanced:
-                payload = say.advanced_newest(known, now_ns, shift, native=self._native)
-            else:
-                payload = shift.one(known.ticker)[0]
-            return Message("ticker", product, str(known.numbers()[1]), payload)
+                return Message("ticker", product, newest, *say.advanced_newest(known, now_ns, shift, native=native))
+            return Message("ticker", product, newest, shift.one(known.ticker)[0])
         return None
 
-    def _beats(self, clients: Collection[Client]) -> Iterator[tuple[Client, Message]]:
+    def beat(self, second_ns: int, clients: Collection[Client], now_s: float) -> None:
+        """Send the heartbeats of a second of the feed, ns on the recording's clock."""
         self._beat += 1
-        now_ns, shift = self.pace.now_ns(), self.pace.shift
+        now_ns, shift = self.pace.shift.ns(second_ns), self.pace.shift
         for client in clients:
             if client.dialect == "advanced":
                 if ("beats", "") in client.topics:
-                    said = say.advanced_heartbeat(self._beat, now_ns, shift)
-                    yield client, Message("heartbeat", "", str(self._beat), said)
+                    split = say.advanced_heartbeat(self._beat, now_ns, shift)
+                    client.send(Message("heartbeat", "", str(self._beat), *split), now_s, second_ns / 1e9)
             elif self._makes_beats:
                 for channel, product in client.topics:
                     if channel == "beats":
-                        beat, sequence = say.heartbeat(product, self.market.products[product], now_ns, shift)
-                        yield client, Message("heartbeat", product, str(sequence), beat)
+                        said, sequence = say.heartbeat(product, self.market.products[product], now_ns, shift)
+                        client.send(Message("heartbeat", product, str(sequence), said), now_s, second_ns / 1e9)

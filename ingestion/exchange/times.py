@@ -11,6 +11,8 @@ _ALL: Final = re.compile(rb'(?<="time":"|_time":"|stamp":")\d{4}-\d\d-\d\dT[^"]*
 _DIGITS: Final = re.compile(rb"\d+")
 _KEPT: Final = 20_000
 """Seconds whose text is remembered; a day has 86,400, and a message's second is mostly that of the one before."""
+_SECOND: Final = "%Y-%m-%dT%H:%M:%S"
+_MILLIS: Final = tuple(b".%03d" % ms for ms in range(1000))
 _MS: Final = 1_000_000
 _S: Final = 1_000_000_000
 
@@ -35,13 +37,14 @@ class Shift:
     b'2025-12-01T00:00:00.550000Z'
     """
 
-    __slots__ = ("_origin_ns", "_seconds", "_shift_ms", "_squeeze", "_texts", "shift_ns")
+    __slots__ = ("_origin_ns", "_pairs", "_plain", "_shift_ms", "_squeeze", "_texts", "shift_ns")
 
     def __init__(self, shift_ns: int = 0, *, origin_ns: int = 0, squeeze: float = 1.0) -> None:
         self._shift_ms = shift_ns // _MS
         self.shift_ns = self._shift_ms * _MS
         self._origin_ns, self._squeeze = origin_ns, squeeze
-        self._seconds: dict[bytes, int] = {}
+        self._plain = squeeze == 1.0
+        self._pairs: dict[bytes, tuple[bytes, bytes]] = {}
         self._texts: dict[int, bytes] = {}
 
     def ahead(self, seconds: float) -> Shift:
@@ -56,18 +59,30 @@ class Shift:
 
     def text(self, when: bytes) -> bytes:
         """Move one ISO 8601 time; what can't be read is handed back unchanged."""
+        # The common form by two look-ups: a feed's messages share their second, and only milliseconds move.
+        pair = self._pairs.get(when[:19])
+        if pair is not None and when[19:20] == b"." and when[20:23].isdigit():
+            ms = int(when[20:23]) + self._shift_ms % 1000
+            return pair[ms >= 1000] + _MILLIS[ms % 1000] + when[23:]
+        return self._slow(when)
+
+    def _slow(self, when: bytes) -> bytes:
         try:
-            second = self._second(when[:19])
+            second = int(datetime.strptime(when[:19].decode(), _SECOND).replace(tzinfo=UTC).timestamp())
         except ValueError:
             return when
         digits, zone = b"", when[19:]
         if zone[:1] == b"." and (found := _DIGITS.match(zone, 1)):
             digits, zone = found[0], zone[found.end() :]
-        if self._squeeze != 1.0:
+        if not self._plain:
             ns = self.ns(second * _S + int(digits[:9].ljust(9, b"0")))
             return b"%s.%06d%s" % (self.second_text(ns // _S), ns % _S // 1000, zone)
-        carry, ms = divmod(int(digits[:3].ljust(3, b"0")) + self._shift_ms, 1000)
-        return b"%s.%03d%s%s" % (self.second_text(second + carry), ms, digits[3:], zone)
+        moved = second + self._shift_ms // 1000
+        if len(self._pairs) > _KEPT:
+            self._pairs.clear()
+        self._pairs[when[:19]] = self.second_text(moved), self.second_text(moved + 1)
+        ms = int(digits[:3].ljust(3, b"0")) + self._shift_ms % 1000
+        return self.second_text(moved + ms // 1000) + _MILLIS[ms % 1000] + digits[3:] + zone
 
     def one(self, raw: bytes) -> tuple[bytes, bytes]:
         """Move the time of an Exchange message, of which it has one or none.
@@ -94,7 +109,7 @@ class Shift:
         if text is None:
             if len(self._texts) > _KEPT:
                 self._texts.clear()
-            text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+            text = datetime.fromtimestamp(second, UTC).strftime(_SECOND).encode()
             self._texts[second] = text
         return text
 
@@ -108,20 +123,11 @@ class Shift:
         """
         return b"%s.%sZ" % (self.second_text(ns // _S), (b"%09d" % (ns % _S))[:digits])
 
-    def _second(self, text: bytes) -> int:
-        second = self._seconds.get(text)
-        if second is None:
-            if len(self._seconds) > _KEPT:
-                self._seconds.clear()
-            second = int(datetime.strptime(text.decode(), "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC).timestamp())
-            self._seconds[text] = second
-        return second
-
 
 def event_ns(when: str) -> int | None:
     """Read an ISO 8601 UTC time as ns, None where it can't be read."""
     try:
-        second = datetime.strptime(when[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+        second = datetime.strptime(when[:19], _SECOND).replace(tzinfo=UTC)
     except ValueError:
         return None
     found = re.match(r"\.(\d+)", when[19:])
