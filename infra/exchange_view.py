@@ -38,6 +38,7 @@ def run(
     ledger: Path | None,
     loop: bool,
     preload: bool,
+    batch_ms: float,
     as_json: bool,
 ) -> None:
     """Serve until the feed ends or a signal comes; arguments as the command has them.
@@ -53,7 +54,7 @@ def run(
     """
     if times not in ("shift", "squeeze"):
         raise UsageError(f"times must be shift or squeeze, was {times!r}: choose one of them")
-    feed = _feed(feeds, products, seed, seconds)
+    feed = _feed(feeds, products, seed, seconds, batch_ms)
     if preload and list(feeds) == ["synthetic"] and seconds is None:
         raise UsageError("preload needs a feed that ends: give --seconds")
     exchange = Exchange(
@@ -69,13 +70,13 @@ def run(
         runner.run(_serve(exchange, as_json))
 
 
-def _feed(feeds: Sequence[str], products: str | None, seed: int, seconds: int | None) -> Feed:
+def _feed(feeds: Sequence[str], products: str | None, seed: int, seconds: int | None, batch_ms: float) -> Feed:
     wanted = None if products is None else [p.strip() for p in products.split(",") if p.strip()]
     if list(feeds) == ["synthetic"]:
         return Synthetic(seed, PRODUCTS if wanted is None else wanted, seconds)
     if "synthetic" in feeds or seconds is not None:
         raise UsageError("feed must be synthetic alone, or tapes; --seconds is of the generated market only")
-    return Taped([Path(feed) for feed in feeds], wanted)
+    return Taped([Path(feed) for feed in feeds], wanted, batch_ms)
 
 
 def _speed(text: str) -> float:

@@ -25,6 +25,7 @@ def command(
     faults: Annotated[str, typer.Option(help="Such as drop=0.001,late=0.01:3s,disconnect=every:30s.")] = "",
     ledger: Annotated[Path | None, typer.Option(help="File that notes every message sent and fault injected.")] = None,
     loop: Annotated[bool, typer.Option("--loop/--once", help="Begin anew when the feed ends, or end with it.")] = False,
+    batch_ms: Annotated[float, typer.Option(min=0, help="Least distance of a tape's l2updates; 0: as recorded.")] = 50,
     preload: Annotated[
         bool, typer.Option("--preload", help="Hold the feed in memory first, for measurements.")
     ] = False,
@@ -54,5 +55,6 @@ def command(
         ledger=ledger,
         loop=loop,
         preload=preload,
+        batch_ms=batch_ms,
         as_json=as_json,
     )

@@ -1,36 +1,23 @@
-"""What the simulated exchange serves: a generated market without end, or a tape, as items in the order received."""
+"""What the simulated exchange serves: items in the order received, of a generated market without end or at hand."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from feature_repo.errors import InputError, UsageError
-from ingestion.exchange.times import event_ns
+from feature_repo.errors import UsageError
 from ingestion.market import DEFAULT, PRODUCTS, START_NS, generate
-from ingestion.tapes import Tape, find_tapes, read_lines
 
 Dialect = Literal["exchange", "advanced"]
 MARKET_KINDS: Final = ("ticker", "match", "l2update")
 """Kinds that faults touch unless told otherwise."""
 SEGMENT_S: Final = 1_800
 """Seconds generated at once: drawing them takes under 50 ms, which no reader notices."""
-_ADVANCED: Final = {
-    ("ticker", "snapshot"): "ticker",
-    ("ticker", "update"): "ticker",
-    ("market_trades", "snapshot"): "last_match",
-    ("market_trades", "update"): "match",
-    ("l2_data", "snapshot"): "snapshot",
-    ("l2_data", "update"): "l2update",
-}
-_EXCHANGE: Final = frozenset(("ticker", "match", "last_match", "l2update", "snapshot", "heartbeat"))
-_GENERATED: Final = {**{kind[:3].encode(): kind for kind in _EXCHANGE}, b"sub": ""}
-_NAMED: Final = re.compile(rb'\\?"product_id\\?":\s*\\?"([^"\\]+)')
+EXCHANGE_KINDS: Final = frozenset(("ticker", "match", "last_match", "l2update", "snapshot", "heartbeat"))
+_GENERATED: Final = {**{kind[:3].encode(): kind for kind in EXCHANGE_KINDS}, b"sub": ""}
 
 
 class Item(NamedTuple):
@@ -171,125 +158,6 @@ class Synthetic:
             left = None if left is None else left - seconds
 
 
-class Taped:
-    """Tapes one after the other: bare, wrapped or envelope lines, plain or compressed.
-
-    Parameters
-    ----------
-    paths
-        Files or folders.
-    products
-        Products to serve; None serves all that the tapes name.
-
-    Raises
-    ------
-    InputError
-        If a tape can't be read, holds no message, or both dialects stand on them.
-    UsageError
-        If a product is on no tape.
-    """
-
-    heartbeats = False
-    continuous = False
-
-    def __init__(self, paths: Sequence[Path], products: Sequence[str] | None = None) -> None:
-        self._tapes = find_tapes(paths)
-        self.name = ", ".join(tape.path.name for tape in self._tapes[:3]) + (", …" if len(self._tapes) > 3 else "")
-        there: set[str] = set()
-        dialects: set[Dialect] = set()
-        for tape in self._tapes:
-            for block in read_lines(tape):
-                there.update(name.decode() for name in _NAMED.findall(block))
-            first = next((message for _, message, _ in _messages(tape) if message.type or message.channel), None)
-            if first is not None:
-                dialects.add("advanced" if first.channel else "exchange")
-        if not there or len(dialects) != 1:
-            found = "both dialects" if len(dialects) > 1 else "no message with a product"
-            raise InputError(f"{self.name}: expected Coinbase messages of one dialect, found {found}; name other tapes")
-        self.dialect = dialects.pop()
-        wanted = there if products is None else set(products)
-        if unknown := sorted(wanted - there):
-            raise UsageError(f"products {', '.join(unknown)} are not on the tape, which has {', '.join(sorted(there))}")
-        self.products = tuple(sorted(wanted))
-
-    def items(self) -> Iterator[Item]:
-        """Yield the items from the beginning; messages that nobody can be sent are left out."""
-        wanted, recv_ns = frozenset(self.products), 0
-        untimed: list[Item] = []
-        for tape in self._tapes:
-            for known_ns, message, raw in _messages(tape):
-                kind, product, when = _read(message)
-                if product not in wanted:
-                    continue
-                at = known_ns or (event_ns(when) if when and kind != "last_match" else None)
-                if at is None and not recv_ns:  # a bare snapshot tells no time: it takes that of what follows
-                    untimed.append(Item(0, kind, product, raw))
-                    continue
-                recv_ns = max(recv_ns, at or 0)
-                if untimed:
-                    yield from (item._replace(recv_ns=recv_ns) for item in untimed)
-                    untimed.clear()
-                yield Item(recv_ns, kind, product, raw)
-
-
 class _Ticker(msgspec.Struct):
     best_bid: str
     trade_id: int
-
-
-class _Named(msgspec.Struct):
-    product_id: str | None = None
-
-
-class _Event(msgspec.Struct):
-    type: str | None = None
-    product_id: str | None = None
-    trades: list[_Named] = []
-    tickers: list[_Named] = []
-
-
-class _Line(msgspec.Struct):
-    type: str | None = None
-    product_id: str | None = None
-    time: str | None = None
-    channel: str | None = None
-    timestamp: str | None = None
-    events: list[_Event] = []
-    ts: float | None = None
-    kind: str | None = None
-    raw: str | None = None
-
-
-_DECODER: Final = msgspec.json.Decoder(_Line)
-
-
-def _messages(tape: Tape) -> Iterator[tuple[int | None, _Line, bytes]]:
-    """Yield receive time where known, the decoded message and its bytes; what is no message is passed over."""
-    for block in read_lines(tape):
-        for line in block.split(b"\n"):
-            try:
-                message = _DECODER.decode(line)
-                if message.raw is None:
-                    yield None, message, line
-                elif message.kind in (None, "feed"):
-                    recv_ns = None if message.ts is None else round(message.ts * 1e6) * 1000
-                    raw = message.raw.encode()
-                    yield recv_ns, _DECODER.decode(raw), raw
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue
-
-
-def _read(message: _Line) -> tuple[str, str, str | None]:
-    """Return kind, product and time; an empty product where nobody can be sent it.
-
-    Heartbeats are left out: the exchange makes its own, one a second, whatever the recording's connection asked for.
-    """
-    if message.channel is None:
-        kind = message.type if message.type in _EXCHANGE and message.type != "heartbeat" else ""
-        return kind or "", (message.product_id or "") if kind else "", message.time
-    for event in message.events:
-        kind = _ADVANCED.get((message.channel, event.type or ""), "")
-        named = event.product_id or next((x.product_id for x in (*event.trades, *event.tickers)), None)
-        if kind:
-            return kind, named or "", message.timestamp
-    return "", "", None

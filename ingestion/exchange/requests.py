@@ -105,9 +105,9 @@ def read_request(data: str | bytes, dialect: Dialect | None, products: tuple[str
         said = _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Refused("Malformed JSON", str(error)) from error
-    action = said.type
-    if action not in _ACTIONS:
-        raise Refused("Failed to subscribe", f"{action!r} is not a valid type; expected subscribe or unsubscribe")
+    action = _ACTIONS.get(said.type)
+    if action is None:
+        raise Refused("Failed to subscribe", f"{said.type!r} is not a valid type; expected subscribe or unsubscribe")
     form: Dialect = "advanced" if said.channel is not None else "exchange"
     if dialect is not None and form != dialect:
         expected = "channel" if dialect == "advanced" else "channels"
@@ -133,7 +133,7 @@ def read_request(data: str | bytes, dialect: Dialect | None, products: tuple[str
         topics = dict.fromkeys((c, p) for c in dict.fromkeys(EXCHANGE.values()) for p in said.product_ids or ("",))
     elif not asked:
         raise Refused(f"Failed to {action}", "You need to specify at least one channel")
-    return Request(_ACTIONS[action], form, tuple(topics), tuple(asked))
+    return Request(action, form, tuple(topics), tuple(asked))
 
 
 def _named(said: _Request) -> list[tuple[str, list[str]]]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import http
-import json
 import time
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -17,10 +15,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
 
-from feature_repo.errors import StoreError, VolspikeError
+from feature_repo.errors import StoreError
 from ingestion.exchange import faults as _faults
 from ingestion.exchange import messages as say
 from ingestion.exchange.client import Client
+from ingestion.exchange.control import answer
 from ingestion.exchange.faults import Draw, Faults, Order
 from ingestion.exchange.feeds import Dialect, Feed, Item
 from ingestion.exchange.frames import Message
@@ -285,26 +284,8 @@ class Exchange:
         player.flush(client)
 
     async def _control(self, connection: ServerConnection) -> None:
-        """Answer orders of a test that runs elsewhere."""
         try:
             async for data in connection:
-                await connection.send(json.dumps(self._ordered(data)))
+                await connection.send(answer(self, data))
         except ConnectionClosed:
             pass  # the caller has gone, nothing is lost
-
-    def _ordered(self, data: str | bytes) -> dict[str, Any]:
-        try:
-            said = json.loads(data)
-            match said.pop("type"):
-                case "inject":
-                    self.inject(said.pop("fault"), **said)
-                    return {"type": "injected"}
-                case "summary":
-                    return {"type": "summary", **asdict(self.summary)}
-                case "book":
-                    bids, asks = self.book(said["product_id"])
-                    return {"type": "book", "product_id": said["product_id"], "bids": bids, "asks": asks}
-                case other:
-                    return {"type": "error", "message": f"type must be inject, summary or book, was {other!r}"}
-        except (VolspikeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return {"type": "error", "message": f"{type(error).__name__}: {error}"}
