@@ -4,7 +4,8 @@ It speaks the real protocol on loopback, in a process of its own (``python -m in
 with the command that started it. It picks its port itself; the one it got stands in ``<data>/run/services.json``.
 
 What it is not: durable. It holds about 5 MiB and 100,000 messages a partition and then drops the oldest without a word,
-and nothing over its own end. ``make kafka`` runs a real one.
+and nothing over its own end. Its transactions are a façade, and of two group members with one static id it stops
+neither. ``make kafka`` runs a real one.
 
 Source: librdkafka, ``src/rdkafka_mock.h``.
 """

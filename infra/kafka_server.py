@@ -6,8 +6,8 @@
     python -m infra.kafka_server --download                   the jars only
 
 A KRaft broker, which is its own controller. It listens on loopback, keeps its log in ``<data>/kafka/log`` (over kill -9
-too), writes itself to ``<data>/run/services.json``, and ends with the process that started it. The jars come through
-Maven, which asks the repository that it is configured for, and are kept in ``~/.cache/volspike`` for every data folder.
+too), writes itself to ``<data>/run/services.json``, and ends with the process that started it. `infra.kafka_jars` says
+where the jars come from.
 
 Source: Apache Kafka, ``config/server.properties`` and ``bin/kafka-server-start.sh``; no shell script of it is needed.
 """
@@ -15,34 +15,26 @@ Source: Apache Kafka, ``config/server.properties`` and ``bin/kafka-server-start.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from feature_repo.errors import StoreError
 from infra import supervisor
+from infra.kafka_jars import Kafka, archiving, prepare
 from infra.supervisor import HOST
 
-HERE: Final = Path(__file__).parent / "kafka"
 START_S: Final = 60.0
 """Bound on starting: 3 s where idle; reading back a log after kill -9 on a busy machine takes longer."""
-DOWNLOAD_S: Final = 600.0
-LEAST_JAVA: Final = 17
-_COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-_JVM: Final = (
-    *("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=4", "-Xshare:auto"),
-    *("-Djava.awt.headless=true", "-XX:+ExitOnOutOfMemoryError"),
-)
 
 
 class RealKafka(supervisor.Supervised):
@@ -84,70 +76,6 @@ class RealKafka(supervisor.Supervised):
         self.start()
 
 
-def java() -> str:
-    """Path of a Java that Kafka runs on.
-
-    Raises
-    ------
-    StoreError
-        If there is none, or it is too old.
-    """
-    home = os.environ.get("JAVA_HOME")
-    found = shutil.which("java", path=f"{home}/bin" if home else None)
-    said = subprocess.run([found, "-version"], capture_output=True, text=True).stderr if found else ""
-    version = re.search(r'version "(\d+)', said)
-    if found is None or version is None or int(version[1]) < LEAST_JAVA:
-        raise StoreError(
-            f"Kafka needs Java {LEAST_JAVA} or later, found {said.splitlines()[0] if said else 'none'}: install it "
-            "(apt-get install openjdk-17-jre-headless), or do without: the embedded broker needs nothing"
-        )
-    return found
-
-
-def jars() -> Path:
-    """Folder with the jars of `infra/kafka/pom.xml`, brought by Maven where they are missing.
-
-    Raises
-    ------
-    StoreError
-        If Maven is missing or can't bring them.
-    """
-    pom = HERE / "pom.xml"
-    version = re.search(r"<kafka.version>(.+)</kafka.version>", pom.read_text())
-    assert version is not None  # noqa: S101
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "volspike"
-    there = cache / f"kafka-{version[1]}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two that start at once: one brings them, the other waits
-        if not there.is_dir():
-            _bring(pom, there)
-    return there
-
-
-def _bring(pom: Path, there: Path) -> None:
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise StoreError(
-            "Kafka's jars come through Maven, and mvn isn't there: install it, for example with apt-get install maven"
-        )
-    print("volspike: bringing Kafka's jars (44 MB, once)", file=sys.stderr)
-    half = there.with_name(f"{there.name}.{os.getpid()}")
-    command = [maven, "-B", "-q", "-f", str(pom), _COPY, f"-DoutputDirectory={half}", "-DincludeScope=runtime"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_S)
-        if done.returncode:
-            wrong = [line for line in done.stdout.splitlines() if line.startswith("[ERROR]")]
-            raise StoreError(f"Maven couldn't bring Kafka's jars: {wrong[0] if wrong else done.stderr.strip()[-300:]}")
-        half.rename(there)
-    except subprocess.TimeoutExpired as error:
-        raise StoreError(
-            f"Maven didn't bring Kafka's jars within {DOWNLOAD_S:g} s: is its repository reachable?"
-        ) from error
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
-
-
 def _properties(port: int, controller: int, log: Path) -> str:
     return "\n".join(
         f"{key}={value}"
@@ -178,39 +106,52 @@ def _properties(port: int, controller: int, log: Path) -> str:
     )
 
 
-def _format(binary: str, classpath: str, properties: Path, log: Path) -> None:
+def _format(kafka: Kafka, properties: Path, log: Path) -> None:
     """Give the log folder its cluster id, the first time only: after a crash it is read back as it lies there."""
     if (log / "meta.properties").exists():
         return
-    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    cluster = "-"
+    while cluster.startswith("-"):  # the tool would read it as an option
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(properties)]
-    done = subprocess.run([binary, *_JVM, "-cp", classpath, *tool], capture_output=True, text=True, timeout=START_S)
+    once = kafka.command(*tool, jvm=("-XX:TieredStopAtLevel=1",))
+    done = subprocess.run(once, capture_output=True, text=True, timeout=START_S)
     if done.returncode:
         raise StoreError(f"Kafka's log folder {log} can't be made: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
+@contextmanager
+def _broker(kafka: Kafka, folder: Path, port: int, jvm: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a broker in ``folder``, ready when the block begins."""
+    with supervisor.folder_to_itself(folder, "Kafka") as output:
+        properties, log = folder / "server.properties", folder / "log"
+        properties.write_text(_properties(port, _controller_port(properties), log))
+        _format(kafka, properties, log)
+        with supervisor.child(kafka.command("kafka.Kafka", str(properties), jvm=jvm), output) as server:
+            what = f"Kafka on port {port} (VOLSPIKE_KAFKA_PORT)"
+            supervisor.wait_ready(server, lambda: _answers(port), START_S, what, folder / "server.log")
+            yield server
+
+
+def _warm(kafka: Kafka, folder: Path) -> None:
+    with _broker(kafka, folder, _spare_port(), archiving(kafka)):
+        pass
+
+
 def _serve(port: int, data: Path, parent: int | None) -> None:
     """Run the broker until the parent is gone, this process is told to end, or the broker ends by itself."""
-    binary, classpath = java(), f"{HERE}{os.pathsep}{jars()}/*"
     if supervisor.busy(port):
         raise StoreError(
             f"port {port} on {HOST} is busy, so Kafka can't start: set VOLSPIKE_KAFKA_PORT to a free port, or "
             f"VOLSPIKE_KAFKA_SERVERS={HOST}:{port} to use what runs there"
         )
-    folder, log = data / "kafka", data / "kafka" / "log"
-    with supervisor.folder_to_itself(folder, "Kafka") as output:
-        properties = folder / "server.properties"
-        properties.write_text(_properties(port, _controller_port(properties), log))
-        _format(binary, classpath, properties, log)
-        command = [binary, *_JVM, "-cp", classpath, "kafka.Kafka", str(properties)]
-        with supervisor.child(command, output) as server:
-            what = f"Kafka on port {port} (VOLSPIKE_KAFKA_PORT)"
-            supervisor.wait_ready(server, lambda: _answers(port), START_S, what, folder / "server.log")
-            with supervisor.announced(data / "run", "kafka", server.pid, port):
-                _say_ready(server.pid, port, log, parent)
-                supervisor.watch(lambda: server.poll() is None, parent)
-            if server.poll() is not None and parent is None:
-                raise StoreError(f"Kafka ended by itself (code {server.returncode}): see {folder / 'server.log'}")
+    folder = data / "kafka"
+    with _broker(prepare(_warm), folder, port) as server:
+        with supervisor.announced(data / "run", "kafka", server.pid, port):
+            _say_ready(server.pid, port, folder / "log", parent)
+            supervisor.watch(lambda: server.poll() is None, parent)
+        if server.poll() is not None and parent is None:
+            raise StoreError(f"Kafka ended by itself (code {server.returncode}): see {folder / 'server.log'}")
 
 
 def _say_ready(pid: int, port: int, log: Path, parent: int | None) -> None:
@@ -225,6 +166,10 @@ def _controller_port(properties: Path) -> int:
     last = re.search(r"CONTROLLER://.+:(\d+)", properties.read_text()) if properties.exists() else None
     if last is not None and not supervisor.busy(int(last[1])):
         return int(last[1])
+    return _spare_port()
+
+
+def _spare_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -256,8 +201,7 @@ def main() -> None:
 
     def serve() -> None:
         if given.download:
-            java()
-            print(jars())
+            print(prepare(_warm).jars)
         else:
             _serve(port, data.absolute(), given.parent)
 

@@ -5,6 +5,7 @@ The clients are confluent-kafka's (librdkafka), which speak to Apache Kafka and 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -14,10 +15,14 @@ import structlog
 from feature_repo.errors import StoreError
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, KafkaError, Producer
+    from confluent_kafka import Consumer, KafkaError, Message, Producer
 
 LIMIT_S: Final = 8.0
 """Bound on the first answer of a broker: whoever mistyped an address reads so within ten seconds."""
+REPEAT_S: Final = 10.0
+"""Least time between two lines of the log about the same kind of error: an outage would fill it otherwise."""
+SHORTEST_SESSION_MS: Final = 2500
+"""A member is given up after five heartbeats that didn't come; fewer, and a busy machine looks like a dead one."""
 _UNKNOWN_TOPIC: Final = 3
 """UNKNOWN_TOPIC_OR_PARTITION of Kafka's protocol: metadata of a topic that isn't there."""
 _EXISTS: Final = 36
@@ -28,17 +33,37 @@ _EMBEDDED: Final = "mockCluster"
 
 
 class _Log:
-    """What a client says goes to our log; the client wants an object with ``log(level, format, …)``."""
+    """What a client writes about its work goes to our log; it wants an object with ``log(level, format, …)``."""
 
     def log(self, level: int, text: str, *values: object) -> None:
+        # a lost connection is the error callback's to tell; the client itself writes at each of its attempts
         logger = structlog.get_logger("kafka")
-        message = text % values if values else text
-        # a lost connection is the error callback's to tell; librdkafka itself repeats it at every attempt
-        (logger.warning if level >= 30 else logger.debug)("kafka client", said=message)
+        (logger.error if level >= logging.CRITICAL else logger.debug)("kafka client", said=text % values)
 
 
-def _failed(error: KafkaError) -> None:
-    structlog.get_logger("kafka").warning("kafka", error=error.str(), code=error.name(), fatal=error.fatal())
+class _Errors:
+    """Hear what a client can mend by itself, each kind once in `REPEAT_S`; raise what it can't.
+
+    What is raised here comes out of the poll, consume or flush that hears it.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[int, float] = {}
+
+    def __call__(self, error: KafkaError) -> None:
+        _raise_if_fatal(error)
+        now = time.monotonic()
+        if now - self._told.get(error.code(), -REPEAT_S) >= REPEAT_S:
+            self._told[error.code()] = now
+            structlog.get_logger("kafka").warning("kafka", error=error.str(), code=error.name())
+
+
+def _raise_if_fatal(error: KafkaError) -> None:
+    if error.fatal() or error.code() == error._FATAL:  # noqa: SLF001  (a public constant in spite of its name)
+        raise StoreError(
+            f"a Kafka client can't go on: {error.str()}. If it was fenced, another process runs under the same static "
+            "id: give each worker its own"
+        )
 
 
 def _common(servers: str | None) -> dict[str, Any]:
@@ -52,7 +77,7 @@ def _common(servers: str | None) -> dict[str, Any]:
         )
     return {
         "bootstrap.servers": servers,
-        "error_cb": _failed,
+        "error_cb": _Errors(),
         "logger": _Log(),
         "socket.nagle.disable": True,
         "socket.keepalive.enable": True,
@@ -126,13 +151,72 @@ def consumer(group: str, servers: str | None = None, *, instance: str | None = N
             "fetch.wait.max.ms": 5,
             "fetch.error.backoff.ms": 50,
             "session.timeout.ms": 6000,
-            "heartbeat.interval.ms": 1000,
+            "heartbeat.interval.ms": 500,
             "partition.assignment.strategy": "cooperative-sticky",
             "queued.max.messages.kbytes": 16_384,  # a partition: bounds the memory of a member that falls behind
             **static,
             **_dotted(overrides),
         }
     )
+
+
+def batch(reader: Consumer, most: int, timeout_s: float) -> list[Message]:
+    """Read the messages that are there, or wait for the first.
+
+    Parameters
+    ----------
+    most
+        Longest list.
+    timeout_s
+        Longest wait for it to fill.
+
+    Returns
+    -------
+    list
+        Messages without an error; empty where none came. What the client can mend by itself is logged.
+
+    Raises
+    ------
+    StoreError
+        If the client can't go on, such as one whose static id another process has taken.
+    """
+    found = reader.consume(most, timeout_s)
+    kept = [message for message in found if message.error() is None]
+    if len(kept) < len(found):
+        for error in (message.error() for message in found):
+            if error is not None:
+                _raise_if_fatal(error)
+                structlog.get_logger("kafka").warning("kafka", error=error.str(), code=error.name())
+    return kept
+
+
+def session_ms(servers: str) -> int:
+    """Shortest sensible session timeout that this broker takes, ms: how soon the partitions of a dead member move.
+
+    Brokers refuse less than their ``group.min.session.timeout.ms``, by default 6 s; ours allow less. The embedded one
+    moreover waits a session less one second at each rebalance, however it came.
+
+    Raises
+    ------
+    StoreError
+        If the broker doesn't answer.
+    """
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import ConfigResource
+
+    client = _admin(servers)
+    try:
+        cluster = client.list_topics(timeout=LIMIT_S)
+        if cluster.cluster_id.startswith(_EMBEDDED):
+            return SHORTEST_SESSION_MS
+        broker = ConfigResource(ConfigResource.Type.BROKER, str(min(cluster.brokers)))
+        settings = client.describe_configs([broker], request_timeout=LIMIT_S)[broker].result()
+    except KafkaException as error:
+        raise StoreError(
+            f"Kafka at {servers} (VOLSPIKE_KAFKA_SERVERS) doesn't tell its settings: {error.args[0].str()}. It must "
+            "allow DescribeConfigs, or give the consumer a session_timeout_ms of its own"
+        ) from error
+    return max(SHORTEST_SESSION_MS, int(settings["group.min.session.timeout.ms"].value))
 
 
 def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:

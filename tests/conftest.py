@@ -1,15 +1,21 @@
-"""Fixtures of every suite: a data folder of its own, one Redis a session, the recorded tapes beside the repository."""
+"""Fixtures of every suite: a data folder of its own, servers that live as long as a session, the recorded tapes."""
 
 from __future__ import annotations
 
 import os
+import select
+import shutil
 import socket
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from infra.broker import EmbeddedKafka
 from infra.embedded import EmbeddedRedis
+from infra.kafka_server import RealKafka
 from infra.settings import ROOT, settings
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -45,6 +51,66 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """``host:port`` of a Redis that lives as long as the session; its rows are shared, so use keys of your own."""
     with EmbeddedRedis(port=free_port(), data=tmp_path_factory.mktemp("redis")) as server:
         yield server.address
+
+
+@pytest.fixture(scope="session")
+def redis_debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """``host:port`` of the Redis that the system has installed, as `redis_server` of the wheel's."""
+    require_programs("redis-server")
+    port, folder = free_port(), tmp_path_factory.mktemp("redis-debian")
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        try:
+            ready = until(lambda: "Ready to accept connections" in (folder / "log").read_text())
+            assert ready, (folder / "log").read_text()
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+@pytest.fixture(scope="session")
+def kafka_embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """``host:port`` of an embedded broker of 4 partitions that lives as long as the session: use topics of your own."""
+    with EmbeddedKafka(partitions=4, data=tmp_path_factory.mktemp("kafka-embedded")) as broker:
+        yield broker.address
+
+
+@pytest.fixture(scope="session")
+def kafka_real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """``host:port`` of Apache Kafka that lives as long as the session: use topics of your own."""
+    require_programs("java", "mvn")
+    with RealKafka(port=free_port(), data=tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker.address
+
+
+@pytest.fixture(params=["kafka_embedded", "kafka_real"])
+def kafka_broker(request: pytest.FixtureRequest) -> str:
+    """``host:port`` of each of the two brokers in turn: what must hold on both."""
+    return str(request.getfixturevalue(request.param))
+
+
+def require_programs(*names: str) -> None:
+    """Skip where a program isn't installed; in CI that is a failure."""
+    missing = [name for name in names if shutil.which(name) is None]
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"{' and '.join(missing)} missing: in CI these proofs must run")
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} not on this machine")
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    """Wait for a condition, with a deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        select.select([], [], [], 0.01)
+    return True
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[..., bool]:
+    return until
 
 
 @pytest.fixture(scope="session")
