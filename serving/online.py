@@ -36,6 +36,7 @@ RESCAN_S: Final = 1.0
 _TS_FIELD: Final = f"_ts:{VIEW}".encode()
 _STRING: Final = 2  # feast.types.ValueType.STRING
 _PREFIX: Final = struct.pack("<III", 1, _STRING, len(ENTITY)) + ENTITY.encode()
+_double = struct.Struct("<d").unpack_from
 
 Value = float | int | None
 
@@ -101,7 +102,8 @@ def decode_value(raw: bytes | None) -> Value:
         return None
     tag = raw[0]
     if tag == 0x29 and len(raw) == 9:  # double_val = 5, fixed 64
-        return float(struct.unpack_from("<d", raw, 1)[0])
+        number: float = _double(raw, 1)[0]
+        return number
     if tag in (0x20, 0x18):  # int64_val = 4, int32_val = 3
         return _signed(_varint(raw, 1)[0])
     if tag == 0x35 and len(raw) == 5:  # float_val = 6, fixed 32
@@ -166,6 +168,13 @@ def parse_connection(connection: str) -> dict[str, Any]:
     return {**options, "host": host, "port": int(port)}
 
 
+def _row(product: str, fields: Mapping[bytes, bytes], names: Sequence[str]) -> Row | None:
+    time_raw = fields.get(_TS_FIELD)
+    if not time_raw:
+        return None
+    return Row(product, decode_timestamp(time_raw), {name: decode_value(fields.get(field_key(name))) for name in names})
+
+
 class OnlineReader:
     """Reads rows by name over one asynchronous connection pool; belongs to one event loop, recovers by itself.
 
@@ -209,17 +218,16 @@ class OnlineReader:
             If Redis is unreachable, refuses or holds what can't be decoded.
         """
         wanted = list(dict.fromkeys(products))
-        fields = [_TS_FIELD, *(field_key(name) for name in names)]
-        others = await self.products() if newest else ()
-        commands = [("HMGET", entity_key(p, self._project), *fields) for p in wanted]
-        commands += [("HMGET", entity_key(p, self._project), _TS_FIELD) for p in others if p not in wanted]
+        others = [p for p in await self.products() if p not in wanted] if newest else []
+        # The whole hash: to name a hundred fields costs more, here and in Redis, than to skip the few not asked for.
+        commands: list[tuple[str | bytes, ...]] = [("HGETALL", entity_key(p, self._project)) for p in wanted]
+        commands += [("HMGET", entity_key(p, self._project), _TS_FIELD) for p in others]
         replies = await self._execute(commands)
-        rows: dict[str, Row | None] = {}
-        for product, reply in zip(wanted, replies, strict=False):
-            values = {name: decode_value(raw) for name, raw in zip(names, reply[1:], strict=True)}
-            rows[product] = Row(product, decode_timestamp(reply[0]), values) if reply[0] else None
-        times = [decode_timestamp(reply[0]) for reply in replies if reply[0]] if newest else []
-        return Read(rows, max(times, default=None))
+        found: list[dict[bytes, bytes]] = replies[: len(wanted)]
+        rows = {p: _row(p, fields, names) for p, fields in zip(wanted, found, strict=True)}
+        times = [row.time_ns for row in rows.values() if row]
+        times += [decode_timestamp(raw) for (raw,) in replies[len(wanted) :] if raw]
+        return Read(rows, max(times, default=None) if newest else None)
 
     async def products(self) -> tuple[str, ...]:
         """All products in the store, as of at most :data:`RESCAN_S` ago; StoreError as :meth:`read`."""
@@ -241,14 +249,14 @@ class OnlineReader:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _execute(self, commands: list[tuple[Any, ...]]) -> list[list[bytes | None]]:
+    async def _execute(self, commands: list[tuple[str | bytes, ...]]) -> list[Any]:
         with _store_errors():
             if len(commands) == 1:
                 return [await self._client.execute_command(*commands[0])]
             pipe = self._client.pipeline(transaction=False)
             for command in commands:
                 pipe.execute_command(*command)
-            replies: list[list[bytes | None]] = await pipe.execute()
+            replies: list[Any] = await pipe.execute()
             return replies
 
 
