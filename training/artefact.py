@@ -33,6 +33,7 @@ from feature_repo.contract import (
     service_hash,
 )
 from feature_repo.errors import ArtefactError, ContractError, InputError, StoreError
+from training.inplace import Margins
 
 SCHEMA_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -147,9 +148,9 @@ class Artefact:
         self.manifest = manifest
         self.digest = digest
         self._model = model
-        self._boosters: dict[int, Any] = {}
+        self._trees_by_threads: dict[int, Margins] = {}
         if manifest.kind == "xgb":
-            found = int(self._booster(1).num_features())
+            found = int(self._trees(1).booster.num_features())
             if found != len(manifest.features):
                 raise ArtefactError(f"model.ubj reads {found} features, the manifest names {len(manifest.features)}")
         else:
@@ -175,8 +176,7 @@ class Artefact:
             raise InputError(f"{features[column]} is infinite in row {row}; must be finite, or NaN where missing")
         if self.manifest.kind == "xgb":
             threads = 1 if len(x) <= _ONE_THREAD_ROWS else 0
-            raw = self._booster(threads).inplace_predict(x, predict_type="margin", validate_features=False)
-            return np.asarray(raw, np.float64)
+            return self._trees(threads)(x).astype(np.float64)
         missing = np.isnan(x)
         z = (np.where(missing, self._fill, x) - self._mean) / self._scale
         return np.asarray(z @ self._weight + missing @ self._missing + self._intercept)
@@ -206,9 +206,9 @@ class Artefact:
         e = np.exp(-np.abs(z))
         return np.asarray(np.where(z >= 0, 1 / (1 + e), e / (1 + e)))
 
-    def _booster(self, threads: int) -> Any:
+    def _trees(self, threads: int) -> Margins:
         # Two boosters, since changing nthread on one reconfigures it at each call.
-        if threads not in self._boosters:
+        if threads not in self._trees_by_threads:
             import xgboost
 
             booster = xgboost.Booster({"nthread": threads} if threads else {})
@@ -218,8 +218,8 @@ class Artefact:
                 raise ArtefactError(f"model.ubj is not an XGBoost model: {str(error)[:200]}; train again") from error
             if threads:
                 booster.set_param({"nthread": threads})
-            self._boosters[threads] = booster
-        return self._boosters[threads]
+            self._trees_by_threads[threads] = Margins(booster)
+        return self._trees_by_threads[threads]
 
 
 def save(folder: Path, manifest: Manifest, model: bytes) -> Manifest:

@@ -15,6 +15,7 @@ import pytest
 from feature_repo import contract
 from feature_repo.errors import ArtefactError, ContractError, InputError, StoreError
 from training import artefact as a
+from training.inplace import Margins
 
 CORE = list(contract.SERVICES["spike_core_v1"])
 W = [0.7, -0.2, 0.0, 1.5, -3.0]
@@ -101,6 +102,32 @@ def test_trees_answer_as_xgboost_itself(tmp_path, booster):
     plain = manifest("xgb", imputation=a.Imputation("native"), calibration=a.Calibration())
     a.save(tmp_path / "m", plain, raw)
     assert a.load(tmp_path / "m").predict_proba(x) == pytest.approx(trained.predict(xgboost.DMatrix(x)), abs=1e-6)
+
+
+def test_margins_are_those_of_inplace_predict_to_the_bit(booster):
+    x, trained, _ = booster
+    margins = Margins(trained)
+    for given in (x, x[:1], x[:0], np.asfortranarray(x), x[::-3], x.astype(np.float32)):
+        expected = trained.inplace_predict(np.ascontiguousarray(given, np.float64), predict_type="margin")
+        found = margins(given)
+        assert found.dtype == np.float32 and found.tobytes() == expected.tobytes()
+    first = margins(x[:1])
+    kept = first.copy()
+    margins(x[1:2])
+    assert first == kept  # the next answer does not overwrite the last one
+    assert len(np.unique(margins(x))) > 20
+
+
+def test_margins_of_a_wrong_table_or_of_several_outputs_are_refused(booster):
+    import xgboost
+
+    x, trained, _ = booster
+    with pytest.raises(RuntimeError, match="XGBoost"):
+        Margins(trained)(x[:, :3])
+    several = {"objective": "multi:softprob", "num_class": 3, "nthread": 1}
+    classes = xgboost.train(several, xgboost.DMatrix(x, np.arange(len(x)) % 3), num_boost_round=2)
+    with pytest.raises(RuntimeError, match="one margin a row"):
+        Margins(classes)(x)
 
 
 def test_one_row_answers_as_in_a_batch(saved):
