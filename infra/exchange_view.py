@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -127,7 +126,7 @@ async def _watch(exchange: Exchange, stop: asyncio.Event) -> None:
 
 def _print(summary: Summary, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(asdict(summary)))
+        print(json.dumps(summary.as_dict()))
         return
     print(f"{summary.sent:,} messages sent to {summary.connections} connections in {summary.seconds:,.1f} s")
     for title, counts in (("feed", summary.messages), ("faults", summary.faults), ("closed", summary.closed)):

@@ -67,7 +67,7 @@ class Client:
         self._frames: list[bytes] = []
         self._records: list[Record] = []
         self._stalled_s = 0.0
-        self._half = b""
+        self._half, self._ending = b"", ""
 
     @property
     def open(self) -> bool:
@@ -86,6 +86,8 @@ class Client:
         stream_s
             Clock of the feed, by which late messages are held back, s.
         """
+        if self._ending:
+            return
         tail, seq = message.tail, -1
         if tail is not None:
             seq = self.seq
@@ -125,16 +127,16 @@ class Client:
             case "stall":
                 self._stalled_s = now_s + rule.length_s
             case "disconnect":
-                self.why = "disconnect"
+                self._ending = "disconnect"
             case "cut":
-                self._half = frame(b" " * 512)[:64]
+                self.halve(b" " * 512)
             case "half_open":
                 self.silent = True
                 self.connection.transport.pause_reading()
 
     def halve(self, payload: bytes) -> None:
         """End the connection in the middle of a message."""
-        self._half = frame(payload)[: 4 + len(payload) // 2]
+        self._half, self._ending = frame(payload)[: 4 + len(payload) // 2], "cut"
 
     def flush(self, now_s: float, stream_s: float) -> list[Record]:
         """Hand what waits to the socket; return what went out, or was left out, since the last time.
@@ -145,11 +147,11 @@ class Client:
             For the ledger. The client's ``why`` is set where it must be cut off.
         """
         self.mischief.release(self, stream_s)
-        if self._stalled_s > now_s or not (self._frames or self._half or self._records):
+        if self._stalled_s > now_s or not (self._frames or self._ending or self._records):
             return []
         frames, records = self._frames, self._records
         self._frames, self._records = [], []
-        if self.silent or self.connection.state is not State.OPEN:
+        if not self.open:
             return [record._replace(number=0, crc=0) for record in records]
         # The library's own send takes one message a call, with a lock and a drain: ten times dearer.
         transport: asyncio.Transport = self.connection.transport
@@ -157,9 +159,9 @@ class Client:
             transport.write(b"".join(frames))
             self.flushed += len(frames)
             self.sent_s = now_s
-        if self._half:
+        if self._ending:
             transport.write(self._half)
-            self.why = "cut"
+            self.why = self._ending
         elif transport.get_write_buffer_size() > self.queue_bytes:
             self.why = "slow client"
         return records

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from feature_repo.errors import VolspikeError
@@ -33,7 +32,7 @@ def _answer(exchange: Exchange, said: dict[str, Any]) -> dict[str, Any]:
             exchange.inject(said.pop("fault"), **said)
             return {"type": "injected"}
         case "summary":
-            return {"type": "summary", **asdict(exchange.summary)}
+            return {"type": "summary", **exchange.summary.as_dict()}
         case "book":
             product = said["product_id"]
             bids, asks = exchange.book(product)

@@ -7,8 +7,8 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
 from ingestion.exchange.client import Client
 from ingestion.exchange.faults import Rule
@@ -18,7 +18,7 @@ from ingestion.exchange.market import Market
 from ingestion.exchange.pace import Pace, Times
 from ingestion.exchange.teller import Teller
 
-_CUT: Final = ("disconnect", "cut", "slow client")
+_TURN_S: Final = 0.002
 _HEAD: Final = ("snapshot", "last_match")
 _S: Final = 1_000_000_000
 _BATCH: Final = 256
@@ -77,6 +77,14 @@ class Summary:
     faults: Counter[str] = field(default_factory=Counter)
     closed: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it in JSON's terms."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Counter) else value
 
 
 class Player:
@@ -151,13 +159,14 @@ class Player:
 
     def flush(self, client: Client) -> None:
         """Hand what waits for a client to its socket, and note it."""
-        before = client.flushed
+        before, why = client.flushed, client.why
         records = client.flush(time.monotonic(), self.pace.recorded_ns() / 1e9)
         self.summary.sent += client.flushed - before
         if records:
             self.ledger.add(records, time.time_ns())
-        if client.why in _CUT:
-            client.connection.transport.abort()
+        if client.why and not why:
+            # What was just written reaches the socket at the end of this turn of the loop.
+            asyncio.get_running_loop().call_later(_TURN_S, client.connection.transport.abort)
 
     def _rewind(self) -> None:
         self.market = Market(self.feed.products, self.feed.dialect, continuous=self.feed.continuous)
