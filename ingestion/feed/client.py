@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import secrets
 import ssl
 import time
@@ -32,6 +33,7 @@ QUIET_S: Final = 60.0
 _LONGEST_PAUSE_S: Final = 30.0
 _GOOD_S: Final = 10.0
 """A connection that lasted this long starts the pauses anew."""
+_WORDS: Final = re.compile(r"[A-Za-z0-9._-]+")
 _RETRIED_STATUS: Final = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -68,7 +70,7 @@ class Client:
         self._error: InputError | None = None
         self._connection: ClientConnection | None = None
         self._last = 0.0
-        self._proven = False
+        self._unknown: set[str] = set()
 
     async def run(self) -> None:
         """Connect, read, and connect again until :meth:`stop`.
@@ -119,28 +121,33 @@ class Client:
             texts += requests(self.feed.dialect, "subscribe", [product_id], [BOOK])
             _background(self._send(self._connection, texts))
 
-    def prove(self) -> None:
-        """Take that a product's message came: from now on complaints end nothing."""
-        self._proven = True
+    def refused(self, complaint: str, heard: frozenset[str]) -> None:
+        """Take that the exchange complained: go on without the product that it names, if there are others.
 
-    def refused(self, complaint: str) -> None:
-        """Take that the exchange complained; without the product that it names, where there are others."""
-        named = [p for p in self.products if p in complaint]
-        if self._proven:
-            self._log.warning("the exchange complained", said=complaint)
-        elif named and len(named) < len(self.products):
+        Parameters
+        ----------
+        complaint
+            What it said.
+        heard
+            Products that had messages: whatever it says, they are known.
+        """
+        words = set(_WORDS.findall(complaint))
+        if words & self._unknown:
+            return  # one complaint a channel, about a product that is given up already
+        named = [p for p in self.products if p in words and p not in heard]
+        if named and len(named) < len(self.products):
+            self._unknown.update(named)
             self.products = [p for p in self.products if p not in named]
             self._log.warning("the exchange refused products; going on without", products=named, said=complaint)
             if self._connection is not None:
                 subscribe = requests(self.feed.dialect, "subscribe", self.products, self.channels)
                 _background(self._send(self._connection, subscribe))
+        elif heard:
+            self._log.warning("the exchange complained", said=complaint)
         else:
             what = f"pair {','.join(named)}" if named else f"{','.join(self.products)} with {','.join(self.channels)}"
-            self.fail(
-                InputError(
-                    f"{self.feed.url} refused to subscribe {what}: {complaint[:300]}; correct --pair or --channels"
-                )
-            )
+            told = f"{self.feed.url} refused to subscribe {what}: {complaint[:300]}; correct --pair or --channels"
+            self.fail(InputError(told))
 
     async def _once(self) -> str:
         """Live through one connection; return why it ended."""

@@ -108,9 +108,13 @@ def ingest(order: Order, servers: str, *, show: Callable[[Report], None] = lambd
             await _run(client, worker, inbox, report, order.minutes, show)
 
         # The reader must not wait for the worker's turn: the interpreter's own, 5 ms, is a message's whole way.
+        interval = sys.getswitchinterval()
         sys.setswitchinterval(0.0005)
-        with asyncio.Runner(loop_factory=_fast_loop()) as runner:
-            runner.run(run())
+        try:
+            with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+                runner.run(run())
+        finally:
+            sys.setswitchinterval(interval)
     finally:
         spill.close()
     return report
@@ -147,11 +151,8 @@ class _Client(Client):
     def resubscribe(self, product_id: str) -> None:
         self._soon(super().resubscribe, product_id)
 
-    def refused(self, complaint: str) -> None:
-        self._soon(super().refused, complaint)
-
-    def prove(self) -> None:
-        self._soon(super().prove)
+    def refused(self, complaint: str, heard: frozenset[str]) -> None:
+        self._soon(super().refused, complaint, heard)
 
     def fail(self, error: InputError) -> None:
         self._soon(super().fail, error)

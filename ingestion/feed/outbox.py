@@ -101,7 +101,7 @@ class Outbox:
         self._generation = 0
         self._broken = ""
         self._retry_at = 0.0
-        self._spilling = spill.pending
+        self._behind = self._on_disk = spill.pending
         self._lost: list[str] = []
         self._log = structlog.get_logger("ingest")
         self.dropped = Dropped()
@@ -115,8 +115,8 @@ class Outbox:
 
     @property
     def spilling(self) -> bool:
-        """Whether new messages go to disk."""
-        return self._spilling
+        """Whether something waits on disk."""
+        return self._on_disk
 
     def put(self, envelopes: Sequence[Envelope]) -> None:
         """Take envelopes, in log order."""
@@ -133,9 +133,9 @@ class Outbox:
         now = time.monotonic()
         if self._broken and now >= self._retry_at:
             self._renew(now)
-        if not self._spilling and self._window and now - self._window[0].at > self._slow_s:
+        if not self._behind and self._window and now - self._window[0].at > self._slow_s:
             self._begin_spill()
-        if self._spilling:
+        if self._behind:
             self._drain()
         if self.dropped:
             self.put(())
@@ -151,6 +151,7 @@ class Outbox:
         while (self._window or self._spill.pending or self.dropped) and time.monotonic() < deadline:
             self.poll(0.01)
         if self._window or self._spill.pending:
+            self.counters.left = len(self._window) + self._spill.unread()
             fresh = [sent.envelope for sent in self._window if sent.position is None]
             try:
                 if fresh:
@@ -158,7 +159,6 @@ class Outbox:
             except OSError as error:
                 self._complain(error)
                 self.dropped.add(fresh)
-            self.counters.left = len(self._window) + self._spill.unread()
         else:
             self._spill.clear()
         self._discard_producer()
@@ -166,12 +166,12 @@ class Outbox:
 
     def _may_keep(self) -> bool:
         room = len(self._window) < self._max_messages and self._bytes < self._max_bytes
-        return time.monotonic() >= self._retry_at or (room and not self._spilling)
+        return time.monotonic() >= self._retry_at or (room and not self._behind)
 
     def _keep(self, envelopes: Sequence[Envelope]) -> int:
         """Send envelopes or put them on disk; return how many of them, from the first on."""
         sent = 0
-        if not self._spilling:
+        if not self._behind:
             sent = self._send([(e, None) for e in envelopes], self._max_messages, self._max_bytes)
             if sent == len(envelopes) or not self._begin_spill():
                 return sent
@@ -244,6 +244,8 @@ class Outbox:
                 self._spill.trim(position)
             else:
                 self._spill.clear()
+                self._on_disk = False
+                self._log.info("all that waited on disk is acknowledged")
 
     def _begin_spill(self) -> bool:
         """Copy the window to disk, so that all that comes can follow it there."""
@@ -258,20 +260,27 @@ class Outbox:
         for sent, position in zip(fresh, positions, strict=True):
             sent.position = position
         self._spill.skip_all()
-        self._spilling = True
+        self._behind = True
         self.counters.spilled += len(fresh)
-        self._log.warning("the broker is slow or gone: messages wait on disk", folder=str(self._spill.folder))
+        if not self._on_disk:
+            self._on_disk = True
+            self._log.warning("the broker is slow or gone: messages wait on disk", folder=str(self._spill.folder))
         return True
 
     def _drain(self) -> None:
         """Send from disk while the window has room."""
         if self._broken or 2 * len(self._window) >= self._max_messages or 2 * self._bytes >= self._max_bytes:
             return
+        damaged = self._spill.damaged
         found = self._spill.read(_DRAIN_BYTES)
+        if self._spill.damaged > damaged:
+            self._log.error("a part of what waited on disk was damaged and is lost", folder=str(self._spill.folder))
         self._send(found, len(self._window) + len(found), 2 * self._max_bytes)
         if not self._spill.pending:
-            self._spilling = False
-            self._log.info("all that waited on disk is sent")
+            self._behind = False
+            if not self._window:  # nothing of it could be read
+                self._spill.clear()
+                self._on_disk = False
 
     def _renew(self, now: float) -> None:
         """Replace a producer that failed for good, and send again all that isn't acknowledged, in order."""

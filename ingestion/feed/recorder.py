@@ -49,6 +49,7 @@ class Recorder:
         self._file: int | None = None
         self._written = 0
         self._until = 0.0
+        self._failing = False
         self._zstd = zstandard.ZstdCompressor(level=3)
         self._log = structlog.get_logger("ingest")
         self.dropped = Dropped()
@@ -93,9 +94,12 @@ class Recorder:
                 self._file = self._open(now)
             self._write(self._file, frame)
         except OSError as error:
-            self._log.error("the tape can't be written; messages go on to the broker", error=error.strerror)
+            if not self._failing:
+                self._log.error("the tape can't be written; messages go on to the broker", error=error.strerror)
+            self._failing = True
             self.dropped.add(held)
             return
+        self._failing = False
         self.lines += len(held)
 
     def close(self) -> None:

@@ -35,11 +35,8 @@ class Connection(Protocol):
     def resubscribe(self, product_id: str) -> None:
         """Ask for a new snapshot of a product's book."""
 
-    def refused(self, complaint: str) -> None:
-        """Take what the exchange complained of."""
-
-    def prove(self) -> None:
-        """Take that messages of products come."""
+    def refused(self, complaint: str, heard: frozenset[str]) -> None:
+        """Take what the exchange complained of, and of which products messages came."""
 
     def fail(self, error: InputError) -> None:
         """End with an error."""
@@ -79,7 +76,7 @@ class Worker:
         self._watch: Watch | None = None
         self._recovery: Recovery | None = None
         self._opened_at = 0.0
-        self._proven = False
+        self._heard: frozenset[str] = frozenset()
         self._log = structlog.get_logger("ingest")
         self._told_at = 0.0
         self._past: Counter[str] = Counter()
@@ -135,12 +132,10 @@ class Worker:
             return
         self._put(watch.take(received))
         self._report.lags.add(watch.lags())
-        if not self._proven and watch.named:
-            self._proven = True
-            self._connection.prove()
+        self._heard |= watch.named
         complaints, watch.errors = watch.errors, []
         for complaint in complaints:
-            self._connection.refused(complaint)
+            self._connection.refused(complaint, self._heard)
 
     def _recover(self) -> None:
         watch, recovery = self._watch, self._recovery
@@ -160,7 +155,7 @@ class Worker:
                 self._report.stale += action.state == "stale"
                 self._log.warning("book", product=action.product_id, state=action.state)
                 self._put([watch.book(action.product_id, action.state, now_ns)])
-        if not self._proven and now - self._opened_at > NAMED_S and watch.types:
+        if not self._heard and now - self._opened_at > NAMED_S and watch.types:
             self._connection.fail(
                 InputError(
                     f"no message of {','.join(watch.opened.products)} within {NAMED_S:g} s of subscribing; "
