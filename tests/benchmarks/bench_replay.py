@@ -70,8 +70,16 @@ def _job_replay(tape: str, folder: str) -> dict[str, float]:
     began = time.perf_counter()
     summary = replay([Path(tape)], out=Path(folder) / "tables")
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"seconds": seconds, "tickers": summary.counts["ticker"], "rows": summary.rows, "peak_bytes": peak}
+    return {"seconds": seconds, "tickers": summary.counts["ticker"], "rows": summary.rows, "peak_bytes": _peak_bytes()}
+
+
+def _peak_bytes() -> int:
+    """Most memory this process held; on Linux not from getrusage, which counts what the parent held when it forked."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(text for text in status.read_text().splitlines() if text.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _job_parts(tape: str, folder: str) -> dict[str, float]:
