@@ -2,11 +2,12 @@
 
 ::
 
-    rows ──► acknowledged by the topics ──► in the tables ──► offset committed ──► checkpoint written
-             (again after a crash, with     (once, by their   (a reader begins     (it saves time only, and never
-             the same ids)                  versions)         at or before it)     runs ahead of the tables)
+    rows ──► acknowledged by the topics ──► in the tables ──► checkpoint written   ──► offset committed
+             (again after a crash, with     (once, by their   (it saves time only,     (a reader begins
+             the same ids)                  versions)         behind the tables)       at or before it)
 
-A commit runs in a thread of its own, one at a time, while the next rows are made.
+A commit runs in a thread of its own, one at a time, while the next rows are made. Only the offset is left to the loop:
+a Kafka client whose rebalance waits for another thread's offsets waits for ever.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -62,8 +63,6 @@ class Committer:
     ----------
     flush
         Waits until the topics have acknowledged all that was sent.
-    offsets
-        Commits offsets.
     checkpoint
         Writes a partition's state.
     """
@@ -71,14 +70,12 @@ class Committer:
     def __init__(
         self,
         flush: Callable[[], None],
-        offsets: Callable[[Mapping[int, tuple[int, int]]], None],
         checkpoint: Callable[[int, bytes], None],
     ) -> None:
         self._flush = flush
-        self._offsets = offsets
         self._checkpoint = checkpoint
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        self._running: Future[None] | None = None
+        self._running: Future[Work] | None = None
         self._giving_up = threading.Event()
         self.counts: Counter[str] = Counter()
         self.seconds: deque[float] = deque(maxlen=1000)
@@ -89,12 +86,11 @@ class Committer:
         return self._running is not None and not self._running.done()
 
     def begin(self, work: Work) -> None:
-        """Commit in the background; the one before must be done."""
-        self.finish()
+        """Commit in the background; :meth:`finish` must have been called for the one before."""
         self._running = self._pool.submit(self._commit, work)
 
-    def finish(self, timeout_s: float | None = None) -> None:
-        """Wait for the commit under way.
+    def finish(self, timeout_s: float | None = None) -> Work | None:
+        """Wait for the commit under way and return what is lasting now; None where there was none.
 
         Parameters
         ----------
@@ -108,19 +104,19 @@ class Committer:
         """
         running, self._running = self._running, None
         if running is None:
-            return
+            return None
         try:
-            running.result(timeout_s)
+            return running.result(timeout_s)
         except TimeoutError:
             self._giving_up.set()
-            running.result()
+            return running.result()
 
     def close(self) -> None:
         """Let a commit that can't succeed give up; what it held is read from the log again."""
         self._giving_up.set()
         self._pool.shutdown(wait=True)
 
-    def _commit(self, work: Work) -> None:
+    def _commit(self, work: Work) -> Work:
         began = time.perf_counter()
         rows = LogRows(work.parts).tables()
         while True:
@@ -134,7 +130,6 @@ class Committer:
                 structlog.get_logger("featurize").warning("commit", error=str(error), retry_s=RETRY_S)
                 if self._giving_up.wait(RETRY_S):
                     raise
-        self._offsets(work.offsets)
         for partition, state in work.saves.items():
             try:
                 self._checkpoint(partition, state)
@@ -144,6 +139,7 @@ class Committer:
                 structlog.get_logger("featurize").warning("checkpoint", partition=partition, error=str(error))
         self.counts["commits"] += 1
         self.seconds.append(time.perf_counter() - began)
+        return work
 
     def _append(self, name: str, rows: pa.Table, causes: np.ndarray, versions: Held) -> None:
         if rows.num_rows:

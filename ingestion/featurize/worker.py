@@ -129,7 +129,7 @@ class Worker:
         self._options = options
         self._commit_every_s = commit_every_s
         self._checkpoint_every_s = checkpoint_every_s
-        self._committer = Committer(publisher.flush, self._commit_offsets, checkpoints.write)
+        self._committer = Committer(publisher.flush, checkpoints.write)
         self._mine: dict[int, Partition] = {}
         self._held_rows: Held = {}
         self._held_quotes: Held = {}
@@ -156,7 +156,7 @@ class Worker:
                 self._take(self._consume(left))
                 self._commit_when_due()
             self._commit(list(self._mine), save=True)
-            self._committer.finish(END_S)
+            self._settle(END_S)
         finally:
             self._committer.close()
             self.summary.partitions = sorted(self._mine)
@@ -216,6 +216,8 @@ class Worker:
     def _commit_when_due(self) -> None:
         now = time.monotonic()
         full = self._gathered >= COMMIT_ROWS
+        if not self._committer.busy:
+            self._settle(wait=False)
         if (full or now - self._committed_at >= self._commit_every_s) and not self._committer.busy:
             save = now - self._saved_at >= self._checkpoint_every_s
             self._commit(list(self._mine), save=save)
@@ -223,7 +225,7 @@ class Worker:
 
     def _commit(self, indexes: Sequence[int], *, save: bool) -> None:
         """Begin to make lasting all that was gathered, and how far these partitions were read."""
-        self._committer.finish()
+        self._settle()
         work, self._work, self._gathered = self._work, Work(), 0
         for index in self._mine:
             work.versions.update(self._mine[index].featurizer.last_n())
@@ -238,7 +240,13 @@ class Worker:
         if work.parts or work.offsets:
             self._committer.begin(work)
 
-    def _commit_offsets(self, offsets: Mapping[int, tuple[int, int]]) -> None:
+    def _settle(self, timeout_s: float | None = None, *, wait: bool = True) -> None:
+        """Have the commit under way end, and commit its offsets; ``wait`` for the broker's answer to these."""
+        done = self._committer.finish(timeout_s)
+        if done is not None:
+            self._commit_offsets(done.offsets, wait=wait)
+
+    def _commit_offsets(self, offsets: Mapping[int, tuple[int, int]], *, wait: bool) -> None:
         from confluent_kafka import KafkaException, TopicPartition
 
         said = [
@@ -248,7 +256,10 @@ class Worker:
         if not said:
             return
         try:
-            self._consumer.commit(offsets=said, asynchronous=False)
+            if wait:
+                self._consumer.commit(offsets=said, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=said, asynchronous=True)
         except KafkaException as error:
             # The tables know what they hold: an offset that stays behind costs a little reading.
             self.summary.counts["offset_failures"] += 1
@@ -305,14 +316,14 @@ class Worker:
         gone = [p.partition for p in partitions if p.partition in self._mine]
         if gone:
             self._commit(gone, save=True)
-            self._committer.finish()
+            self._settle()
             self._forget(gone)
         consumer.incremental_unassign(partitions)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Another member has them already: what was gathered may be committed, their offsets and states may not."""
         self._commit([], save=False)
-        self._committer.finish()
+        self._settle()
         self._forget([p.partition for p in partitions])
         self.summary.counts["partitions_lost"] += len(partitions)
 
