@@ -1,8 +1,11 @@
 """How long until things answer: ``volspike --help``, ``bentoml serve`` to ready, and ``/predict`` with its fetch.
 
-Caveats: files are in the page cache (each is started once before it is measured); the least of the repeats is given for
-the two starts, since other load can only add; one client on loopback, keep-alive, one worker; the model is an XGBoost
-booster of 100 trees over the default service. It builds its own data in a temporary folder.
+Caveats: files are in the page cache (each is started once before it is measured). One client on loopback, keep-alive,
+one worker: a socket that sends a request in one piece and reads the answer by its length, since ``http.client`` sends
+head and body apart, which wakes the service twice, and takes 0.25 ms of Python itself. ``/healthz`` through the same
+client shows what is neither fetch nor model. The least of the repeats is given for the two starts and for the p50,
+since other load can only add; the p99 is over all requests, and so is a second p50. The model is an XGBoost booster of
+100 trees over the default service. It builds its own data in a temporary folder.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import runpy
 import signal
 import socket
@@ -27,7 +31,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 REPEATS = 3
-REQUESTS = 2_000
+ROUNDS = 5
+REQUESTS = 1_000
+"""Requests of a round."""
 WARM_UP = 200
 PRODUCT = "BTC-USD"
 
@@ -45,13 +51,16 @@ def run() -> list[dict[str, Any]]:
                 starts.append(seconds)
                 if len(starts) == REPEATS:
                     kit["write_row"](f"127.0.0.1:{redis}", "volspike", PRODUCT, time.time_ns(), kit["some_values"]())
-                    latency_ms = predict(port) * 1e3
-    p50, p99 = np.percentile(latency_ms, [50, 99])
+                    rounds_ms = [seconds_of(predict_request(), port) * 1e3 for _ in range(ROUNDS)]
+                    healthz_ms = seconds_of(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", port) * 1e3
+    p50, p99 = np.percentile(np.concatenate(rounds_ms), [50, 99])
     return [
         figure("volspike --help", help_seconds(), "s", 0.5),
         figure("service ready", min(starts), "s", 10.0),
-        figure("/predict p50", float(p50), "ms", 2.0),
+        figure("/predict p50", min(float(np.median(one)) for one in rounds_ms), "ms", 2.0),
         figure("/predict p99", float(p99), "ms", 20.0),
+        {"metric": "/predict p50 of all rounds", "value": float(p50), "unit": "ms"},
+        {"metric": "/healthz p50", "value": float(np.median(healthz_ms)), "unit": "ms"},
     ]
 
 
@@ -104,23 +113,43 @@ def service(data: Path) -> Iterator[tuple[int, int, float]]:
             process.wait(60)
 
 
-def predict(port: int) -> np.ndarray:
-    """Seconds of each request of one client with a connection kept alive, fetch from Redis and model included."""
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    connection.connect()
-    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    body = json.dumps({"product_id": PRODUCT})
+def predict_request() -> bytes:
+    """``POST /predict`` as it goes over the wire."""
+    body = json.dumps({"product_id": PRODUCT}).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def seconds_of(request: bytes, port: int) -> np.ndarray:
+    """Seconds of each of :data:`REQUESTS` equal requests over one connection: first byte sent to last byte read."""
     seconds = np.empty(WARM_UP + REQUESTS)
-    for i in range(len(seconds)):
-        began = time.perf_counter()
-        connection.request("POST", "/predict", body)
-        response = connection.getresponse()
-        answer = response.read()
-        seconds[i] = time.perf_counter() - began
-        if response.status != 200:
-            raise RuntimeError(f"/predict answered {response.status}: {answer[:500]!r}")
-    connection.close()
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for i in range(len(seconds)):
+            began = time.perf_counter()
+            connection.sendall(request)
+            answer = read_answer(connection)
+            seconds[i] = time.perf_counter() - began
+            if not answer.startswith(b"HTTP/1.1 200 "):
+                raise RuntimeError(f"{request!r} was answered {answer[:500]!r}")
     return seconds[WARM_UP:]
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    """One answer whole: its head, and as much as that announces."""
+    answer = b""
+    while True:
+        part = connection.recv(65_536)
+        if not part:
+            raise RuntimeError(f"the service closed the connection after {answer[:500]!r}")
+        answer += part
+        head, end, body = answer.partition(b"\r\n\r\n")
+        if end:
+            length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+            if length is None:
+                raise RuntimeError(f"an answer without its length: {head!r}")
+            if len(body) >= int(length[1]):
+                return answer
 
 
 def help_seconds() -> float:
