@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
@@ -105,10 +106,12 @@ def decode(body: bytes, kind: type[_Body]) -> _Body:
     Raises
     ------
     Problem
-        400 if it is not JSON, 422 if it is but not of this form; the detail names the field.
+        400 if it is not JSON, 422 if it is but not of this form or names a key twice; the detail names the field.
     """
     try:
-        return msgspec.json.decode(body, type=kind)
+        decoded = msgspec.json.decode(body, type=kind)
+        _DISTINCT.decode(body.decode())
+        return decoded
     except msgspec.ValidationError as error:
         _refuse_non_finite(body, error)
         raise Problem(422, f"{error}; expected an object with {', '.join(_fields(kind))}") from error
@@ -140,6 +143,19 @@ def numbers(features: dict[str, object]) -> dict[str, float | None]:
     if all(value is None for value in features.values()):
         raise Problem(422, "features holds no value; give at least one number")
     return {n: float(v) if isinstance(v, int | float) else None for n, v in features.items()}
+
+
+def _refuse_repeats(pairs: list[tuple[str, object]]) -> None:
+    if len(dict(pairs)) < len(pairs):
+        repeated = sorted(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+        raise Problem(
+            422, f"named more than once: {_some(repeated)}; give each key once", {"repeated_keys": repeated[:100]}
+        )
+
+
+# Parsers take the last of two values silently (RFC 8259 section 4 leaves it open), and a caller meant one of them.
+# Numbers stay text: Python refuses to make one of thousands of digits.
+_DISTINCT: Final = json.JSONDecoder(object_pairs_hook=_refuse_repeats, parse_int=str, parse_float=str)
 
 
 def _is_number(value: object) -> bool:

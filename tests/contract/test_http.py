@@ -232,6 +232,31 @@ def test_bad_body_is_a_problem(kit: Kit, path: str, raw: bytes, code: int) -> No
     assert_problem(kit.post(path, raw), code)
 
 
+@pytest.mark.parametrize(
+    ("path", "raw", "key"),
+    [
+        ("/predict", '{"product_id":"BTC-USD","product_id":"ETH-USD"}', "product_id"),
+        ("/predict", '{"product_id":"BTC-USD","product_id":"BTC-USD"}', "product_id"),
+        ("/predict", r'{"product_id":"BTC-USD","product\u005fid":"ETH-USD"}', "product_id"),
+        ("/predict_batch", '{"product_ids":["BTC-USD"],"product_ids":["ETH-USD"]}', "product_ids"),
+        ("/predict_features", '{"product_id":"BTC-USD","features":{"NAME":1},"features":{"NAME":2}}', "features"),
+        ("/predict_features", '{"product_id":"BTC-USD","features":{"NAME":1,"NAME":null}}', FEATURES[0]),
+    ],
+)
+def test_key_named_twice_is_a_422_that_names_it(kit: Kit, path: str, raw: str, key: str) -> None:
+    kit.put("BTC-USD")
+    kit.put("ETH-USD")
+    body = assert_problem(kit.post(path, raw.replace("NAME", FEATURES[0]).encode()), 422)
+    assert key in body["detail"] and body["repeated_keys"] == [key]
+
+
+def test_same_text_as_key_and_as_value_is_no_repeat(kit: Kit) -> None:
+    kit.put("product_id")
+    assert kit.post("/predict", {"product_id": "product_id"}).status_code == 503  # no_threshold: read, and understood
+    answer = kit.post("/predict_batch", {"product_ids": ["BTC-USD", "BTC-USD", "product_ids"]})
+    assert answer.status_code == 200 and len(answer.json()["predictions"]) == 3
+
+
 def test_body_nested_without_end_is_a_400(kit: Kit) -> None:
     raw = b'{"product_id": "BTC-USD", "features": {"a": ' + b"[" * 100_000
     assert_problem(kit.post("/predict_features", raw), 400)
