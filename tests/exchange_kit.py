@@ -20,7 +20,7 @@ from tests.oracle.book import Book
 
 CHANNELS = ("ticker", "matches", "level2_batch", "heartbeat")
 ADVANCED = ("ticker", "market_trades", "level2", "heartbeats")
-DEADLINE_S = 10.0
+DEADLINE_S = 20.0
 T = TypeVar("T")
 
 

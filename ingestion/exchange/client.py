@@ -94,6 +94,7 @@ class Client:
             self.seq = seq + 1
         mischief = self.mischief
         if mischief.awake:
+            mischief.release(self, stream_s)
             rule = mischief.on_message(message.kind, message.product, now_s)
             if rule is not None or mischief.swapped is not None:
                 mischief.do(self, rule, message, seq, now_s, stream_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable
 from itertools import count
@@ -54,7 +55,7 @@ class Mischief:
     @property
     def awake(self) -> bool:
         """Whether a message could meet a fault."""
-        return self._by_chance or bool(self.orders) or self.swapped is not None
+        return self._by_chance or bool(self.orders or self._late) or self.swapped is not None
 
     def on_message(self, kind: str, product: str, now_s: float) -> Rule | None:
         """Return the fault that meets a message, None for most."""
@@ -125,7 +126,10 @@ class Mischief:
             client.queue(*held, "swap")
 
     def release(self, client: Client, stream_s: float) -> None:
-        """Send what was held back long enough."""
+        """Send what was held back long enough; at the end of time, all of it."""
+        if stream_s == math.inf and self.swapped is not None:
+            client.queue(*self.swapped, "swap")
+            self.swapped = None
         while self._late and self._late[0][0] <= stream_s:
             client.queue(*heapq.heappop(self._late)[2], "late")
 

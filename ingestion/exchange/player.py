@@ -18,6 +18,8 @@ from ingestion.exchange.market import Market
 from ingestion.exchange.pace import Pace, Times
 from ingestion.exchange.teller import Teller
 
+_GHOST_S: Final = 600.0
+"""Seconds that a half-open socket is kept: longer than any client should believe in it."""
 _TURN_S: Final = 0.002
 _HEAD: Final = ("snapshot", "last_match")
 _S: Final = 1_000_000_000
@@ -128,6 +130,8 @@ class Player:
                 await asyncio.sleep(_TICK_S)
                 self._tick()
             await self._play()
+            for client in self.clients.values():
+                client.mischief.release(client, math.inf)
             self._tick()
             if not self._loop:
                 self.ended.set()
@@ -223,6 +227,8 @@ class Player:
             if rule is not None:
                 self.strike(client, rule)
             self.flush(client)
+            if client.silent and now_s - client.sent_s > _GHOST_S:
+                self.end(client, "half_open")
             if client.idle_s and client.open and now_s - client.sent_s > client.idle_s:
                 self.end(client, "idle", 1000)
         if now_s - self._synced_s > SYNC_S:

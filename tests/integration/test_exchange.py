@@ -183,10 +183,10 @@ def test_wrong_request_is_answered_and_changes_nothing(request_: object, reason:
 def test_unsubscribed_connection_is_closed_in_time() -> None:
     async def work() -> None:
         limits = Limits(subscribe_s=0.1)
+        started = time.monotonic()
         async with Exchange(market(), limits=limits) as exchange, listening(exchange.url) as client:
-            started = time.monotonic()
             await client.wait(lambda c: c.closed is not None)
-            assert client.closed == 1008 and time.monotonic() - started >= 0.09
+            assert client.closed == 1008 and time.monotonic() - started >= 0.1
 
     run(work)
 
@@ -231,7 +231,7 @@ def test_heartbeats_are_made_where_a_tape_has_none() -> None:
 def test_slow_client_is_cut_off_and_others_go_on(speed: float) -> None:
     async def work() -> None:
         feed = Recorded(kit.tickers(30_000))
-        limits = Limits(queue_bytes=20_000, patience_s=0.2)
+        limits = Limits(queue_bytes=100_000, patience_s=0.2)
         async with Exchange(feed, speed=speed, limits=limits) as exchange, listening(exchange.url) as quick:
             async with connect(exchange.url, max_queue=1, max_size=None, ping_interval=None, close_timeout=0.1) as slow:
                 await slow.send(json.dumps({"type": "subscribe", "product_ids": ["BTC-USD"], "channels": ["ticker"]}))
