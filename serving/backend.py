@@ -37,14 +37,11 @@ class Backend:
     products: frozenset[str]
 
     def loaded(self) -> Loaded:
-        """Return the champion; Problem 503 while there is none."""
+        """Return the champion; Problem 503 that says why while there is none."""
         current = self.champion.current
         if current is None:
-            raise Problem(
-                503,
-                "no champion is loaded; run `volspike train`, then `volspike promote`; the log says what was refused",
-                retry_after_s=RETRY_MODEL_S,
-            )
+            why = self.champion.refused_in_public or "it is still being read; try again"
+            raise Problem(503, f"no champion is loaded: {why}", retry_after_s=RETRY_MODEL_S)
         return current
 
     async def read(self, products: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Row | None], int]:

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from feature_repo.errors import ArtefactError, VolspikeError
+from feature_repo.errors import ArtefactError, ContractError, VolspikeError
 from serving.schemas import Model
 from training.artefact import Artefact, load
 
@@ -63,10 +63,13 @@ class Champion:
         self.current: Loaded | None = None
         self.refused: str | None = None
         """Why the artefact that the pointer names is not served; None if it is."""
+        self.refused_in_public: str | None = None
+        """The same for clients: names no file of this machine."""
         self._file = folder / POINTER
         self._name = name
         self._tried: tuple[int, int, int] | None = None
         self._tried_at = 0.0
+        self._polling = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -83,11 +86,15 @@ class Champion:
             self._thread.join()
 
     def poll(self) -> None:
-        """Load the artefact if the pointer changed, or if it was refused a while ago."""
+        """Load the artefact if the pointer changed, or if it was refused a while ago; waits for a poll under way."""
+        with self._polling:
+            self._poll()
+
+    def _poll(self) -> None:
         try:
             stat = self._file.stat()
         except FileNotFoundError:
-            self.refused = "no champion yet: volspike train, then volspike promote"
+            self.refused = self.refused_in_public = "no champion yet: run `volspike train`, then `volspike promote`"
             return
         seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         now = time.monotonic()
@@ -101,8 +108,11 @@ class Champion:
                 keeping = self.current.model.version if self.current else None
                 _log.error("champion refused", reason=str(error), keeping_version=keeping)
             self.refused = str(error)
+            # A contract's words name hashes and features; those of a file, its path.
+            is_contract = isinstance(error, ContractError) and not isinstance(error, ArtefactError)
+            self.refused_in_public = str(error) if is_contract else "its artefact does not verify; the log says why"
             return
-        self.current, self.refused = loaded, None
+        self.current, self.refused, self.refused_in_public = loaded, None, None
         _log.info("champion loaded", version=loaded.model.version, digest=loaded.artefact.digest)
 
     def _load(self) -> Loaded:

@@ -175,8 +175,8 @@ async def health(backend: Backend, _: Request) -> Response:
             "status": "ok" if store and loaded else "degraded",
             "online_store": "up" if store else "unreachable",
             "model": None if loaded is None else loaded.model,
-            # The reason may name files of this machine, so it stays in the log.
             "model_refused": backend.champion.refused is not None,
+            "model_refused_because": backend.champion.refused_in_public,
             "clock": "stream" if backend.stream_clock else "wall",
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
@@ -56,9 +57,21 @@ def write_artefact(
     return art.load(folder)
 
 
-def promote(data: Path, artefact: art.Artefact, run: str, version: str = "1") -> None:
-    """Write the pointer as ``volspike promote`` does."""
-    said = {"name": "volspike", "version": version, "run_id": run, "path": run, "sha256": artefact.digest}
+def age(folder: Path) -> str:
+    """Turn an artefact into one of older code, whole and sealed but for the hash of its service; returns its digest."""
+    manifest = json.loads((folder / art.MANIFEST).read_text())
+    manifest["service"]["hash"] = "0" * len(manifest["service"]["hash"])
+    text = json.dumps(manifest).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    (folder / art.MANIFEST).write_bytes(text)
+    (folder / art.SEAL).write_text(digest + "\n")
+    return digest
+
+
+def promote(data: Path, artefact: art.Artefact | str, run: str, version: str = "1") -> None:
+    """Write the pointer as ``volspike promote`` does, to an artefact or its digest."""
+    digest = artefact if isinstance(artefact, str) else artefact.digest
+    said = {"name": "volspike", "version": version, "run_id": run, "path": run, "sha256": digest}
     target = data / "models" / "champion.json"
     temporary = target.with_suffix(".tmp")
     temporary.write_text(json.dumps(said))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 import uuid
@@ -26,6 +28,7 @@ from tests.contract.serving_kit import (
     FEATURES,
     TAU,
     Values,
+    age,
     expected_probability,
     promote,
     some_values,
@@ -344,6 +347,82 @@ def test_redis_away_is_a_503_and_back_is_a_200(start: Callable[..., Kit], free_p
         kit.put("BTC-USD")
         assert kit.client.get("/readyz").status_code == 200
         assert kit.post("/predict", {"product_id": "BTC-USD"}).json()["status"] == "ok"
+
+
+def test_redis_dying_under_a_live_service_is_a_503_until_it_is_back(
+    start: Callable[..., Kit], free_port: int, tmp_path: Path
+) -> None:
+    kit = start(address=f"127.0.0.1:{free_port}")
+    asked = {"product_id": "BTC-USD"}
+    for _ in range(2):
+        with EmbeddedRedis(port=free_port, data=tmp_path / "redis"):
+            values = kit.put("BTC-USD")
+            answer = kit.post("/predict", asked)
+            assert answer.status_code == 200, answer.text
+            expected = expected_probability(kit.artefact, values)
+            assert answer.json()["spike_probability"] == pytest.approx(expected, abs=1e-12)
+        for response in (kit.post("/predict", asked), kit.client.get("/readyz"), kit.client.get("/features/BTC-USD")):
+            assert "online store" in assert_problem(response, 503)["detail"]
+            assert int(response.headers["retry-after"]) >= 1
+        assert_problem(kit.post("/predict_batch", {"product_ids": ["BTC-USD", "ETH-USD"]}), 503)
+        assert kit.client.get("/healthz").status_code == 200
+
+
+def test_redis_that_hangs_is_a_503_within_seconds(start: Callable[..., Kit], free_port: int, tmp_path: Path) -> None:
+    import redis
+
+    with EmbeddedRedis(port=free_port, data=tmp_path / "redis"):
+        kit = start(address=f"127.0.0.1:{free_port}")
+        kit.put("BTC-USD")
+        assert kit.post("/predict", {"product_id": "BTC-USD"}).status_code == 200
+        with redis.Redis(port=free_port) as client:
+            pid = int(client.info("server")["process_id"])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert_problem(kit.post("/predict", {"product_id": "BTC-USD"}), 503)
+            assert time.monotonic() - began < 10
+            assert kit.client.get("/healthz").status_code == 200
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert kit.post("/predict", {"product_id": "BTC-USD"}).status_code == 200
+
+
+def test_champion_of_another_contract_is_not_swapped_in_and_health_says_why(kit: Kit) -> None:
+    kit.put("BTC-USD")
+    write_artefact(kit.data / "models" / "old", seed=9)
+    promote(kit.data, age(kit.data / "models" / "old"), "old", "2")
+    # nobody calls poll: the service's own thread has to see the new pointer
+    pause, deadline = threading.Event(), time.monotonic() + 30
+    while not (told := kit.client.get("/health").json())["model_refused"]:
+        assert time.monotonic() < deadline, "the promotion went unseen"
+        pause.wait(0.05)
+    assert "hash of service spike_core_v1" in told["model_refused_because"] and told["model"]["version"] == "1"
+    assert kit.client.get("/readyz").status_code == 200
+    assert kit.post("/predict", {"product_id": "BTC-USD"}).json()["model"]["version"] == "1"
+    third = write_artefact(kit.data / "models" / "third", seed=10)
+    promote(kit.data, third, "third", "3")
+    kit.backend.champion.poll()
+    told = kit.client.get("/health").json()
+    assert told["model"]["version"] == "3" and told["model_refused_because"] is None
+
+
+def test_readyz_says_why_the_only_champion_is_refused(kit: Kit) -> None:
+    kit.put("BTC-USD")
+    pointer = kit.data / "models" / "champion.json"
+    champion = kit.backend.champion
+    champion.current = None  # as if just started
+    promote(kit.data, age(kit.data / "models" / "first"), "first")
+    champion.poll()
+    for response in (kit.client.get("/readyz"), kit.post("/predict", {"product_id": "BTC-USD"})):
+        assert "hash of service spike_core_v1" in assert_problem(response, 503)["detail"]
+    pointer.write_text('{"version": "2", "path": "no-such"}')
+    champion.poll()
+    detail = assert_problem(kit.client.get("/readyz"), 503)["detail"]
+    assert "does not verify" in detail and str(kit.data) not in detail
+    pointer.unlink()
+    champion.poll()
+    assert "volspike promote" in assert_problem(kit.client.get("/readyz"), 503)["detail"]
 
 
 def test_without_a_champion_nothing_is_ready_until_one_is_promoted(kit: Kit) -> None:
