@@ -322,10 +322,12 @@ class Worker:
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Another member has them already: what was gathered may be committed, their offsets and states may not."""
-        self._commit([], save=False)
-        self._settle()
-        self._forget([p.partition for p in partitions])
-        self.summary.counts["partitions_lost"] += len(partitions)
+        gone = [p.partition for p in partitions if p.partition in self._mine]
+        if gone:
+            self._commit([], save=False)
+            self._settle()
+            self._forget(gone)
+            self.summary.counts["partitions_lost"] += len(gone)
 
     def _forget(self, indexes: Sequence[int]) -> None:
         for index in indexes:

@@ -65,7 +65,8 @@ def stage(
     def build(log: list[Envelope]) -> Stage:
         own = uuid.uuid4().hex[:12]
         kafka.require_topics(kafka_broker, [own], PARTITIONS)
-        return Stage(kafka_broker, own, own, redis_server, log, kit.produce(kafka_broker, log, PARTITIONS, own))
+        sent = kit.produce(kafka_broker, log, PARTITIONS, own)
+        return Stage(kafka_broker, own, own, redis_server, log, sent)
 
     yield build
     settings.cache_clear()
@@ -169,10 +170,9 @@ def test_without_its_checkpoint_a_worker_rewinds_and_adds_nothing_twice(
         checkpoint.write_bytes(b"damaged")
     rewound = live.worker()
     done = threading.Event()
-    end = max(e.n for e in log)
     worker = threading.Thread(target=lambda: rewound.run(done.is_set), daemon=True)
     worker.start()
-    reached = _until(lambda: any(n >= end - 50 for n in tables.last_n(VIEW).values()), 30)
+    reached = _until(lambda: _reached(log), 30)
     done.set()
     worker.join(30)
     assert reached
@@ -189,7 +189,8 @@ def test_a_second_worker_takes_over_partitions_and_nothing_is_lost(
     live = stage(log[:middle])
     stop_one, stop_two = threading.Event(), threading.Event()
     one, two = live.worker(), live.worker()
-    threads = [threading.Thread(target=w.run, args=(s.is_set,), daemon=True) for w, s in ((one, stop_one), (two, stop_two))]
+    pairs = ((one, stop_one), (two, stop_two))
+    threads = [threading.Thread(target=w.run, args=(stop.is_set,), daemon=True) for w, stop in pairs]
     threads[0].start()
     assert _until(lambda: one.summary.rows > 100, 20)
     threads[1].start()

@@ -141,13 +141,23 @@ def test_a_late_ticker_makes_nothing_and_a_reordered_one_stands_at_the_watermark
 
 
 def test_silence_makes_a_gap_without_grid_rows_inside() -> None:
-    out = replay([line(quoted(t, 100.0)) for t in (START_NS, START_NS + 61 * S, START_NS + 64 * S)])
+    times = (START_NS - 1, START_NS, START_NS + 61 * S, START_NS + 64 * S)
+    out = replay([line(quoted(t, 100.0)) for t in times])
     edges = [(q["kind"], q["event_time_ns"]) for q in out.quotes if q["kind"] != "quote"]
     assert edges == [("gap_start", START_NS), ("gap_end", START_NS + 61 * S)]
     grid = [r["event_time_ns"] // S for r in out.rows if r["trigger"] == "grid"]
     assert grid == [START_NS // S + i for i in (62, 63, 64)]
     assert out.rows[-1]["features"]["coverage_s"] == 3.0
     assert out.rows[-1]["features"]["feed_gap_s"] == 61.0
+
+
+def test_a_first_message_that_was_old_news_makes_no_gap() -> None:
+    out = replay([line(quoted(t, 100.0)) for t in (START_NS, START_NS + 61 * S, START_NS + 64 * S)])
+    assert [q["kind"] for q in out.quotes] == ["quote"]
+    grid = [r["event_time_ns"] // S for r in out.rows if r["trigger"] == "grid"]
+    assert grid == [START_NS // S + i for i in (62, 63, 64)]
+    assert out.rows[-1]["features"]["coverage_s"] == 3.0
+    assert out.rows[-1]["features"]["feed_gap_s"] == 0.0
 
 
 def test_a_crossed_book_stays_a_gap_until_a_snapshot() -> None:
