@@ -51,7 +51,7 @@ def plays(messages: Sequence[bytes], rate: float | None = None, start: int = 0) 
 
 
 @contextmanager
-def feed_server(play: Play, **options: Any) -> Iterator[FeedServer]:
+def feed_server(play: Play, port: int = 0, **options: Any) -> Iterator[FeedServer]:
     """Run a server in a thread; ``play`` answers each request of a client."""
     server = FeedServer()
     started = threading.Event()
@@ -74,7 +74,7 @@ def feed_server(play: Play, **options: Any) -> Iterator[FeedServer]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def main() -> None:
-        async with serve(handle, "127.0.0.1", 0, compression=None, close_timeout=0.2, **options) as running:
+        async with serve(handle, "127.0.0.1", port, compression=None, close_timeout=0.2, **options) as running:
             server.port = running.sockets[0].getsockname()[1]
             started.set()
             await stop.wait()

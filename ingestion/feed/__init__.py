@@ -1,6 +1,6 @@
 """Ingestion: from a feed's WebSocket to the raw log, losing nothing."""
 
-from ingestion.feed.ingest import Order, ingest
+from ingestion.feed.pipeline import Order, ingest
 from ingestion.feed.report import Report
 
 __all__ = ["Order", "Report", "ingest"]

@@ -47,7 +47,7 @@ class Client:
     inbox
         Where messages go.
     start_s
-        How long a first connection is tried before that is an error.
+        How long a first connection is tried before that is an error; None for START_S.
     quiet_s
         Silence after which the connection is given up; None for what the channels promise.
     """
@@ -59,11 +59,11 @@ class Client:
         channels: Sequence[str],
         inbox: Inbox,
         *,
-        start_s: float = START_S,
+        start_s: float | None = None,
         quiet_s: float | None = None,
     ) -> None:
         self.feed, self.products, self.channels = feed, list(products), tuple(channels)
-        self._inbox, self._start_s = inbox, start_s
+        self._inbox, self._start_s = inbox, START_S if start_s is None else start_s
         self._quiet_s = quiet_s or (QUIET_HEARTBEAT_S if HEARTBEAT in channels else QUIET_S)
         self._log = structlog.get_logger("ingest")
         self._stop = asyncio.Event()

@@ -89,10 +89,14 @@ class Watch:
     ----------
     opened
         The connection.
+    stream_clock
+        Whether now is the newest event time: on a feed that runs faster than the world, the machine's clock would stand
+        still.
     """
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Opened, *, stream_clock: bool = False) -> None:
         self.opened = opened
+        self._stream_ns = 0 if stream_clock else None
         self.detector = Detector(opened.dialect)
         self.types: Counter[str] = Counter()
         self.gaps: Counter[str] = Counter()
@@ -114,6 +118,8 @@ class Watch:
         if not received:
             return []
         heads = [read_head(m.raw) for m in received]
+        if self._stream_ns is not None:
+            received = self._on_stream_time(received, heads)
         products = [head.product for head in heads]
         first = self._n + 1  # final where no gap is found, and rising in any case
         fixed = (repeat(self.opened.session), count(first), [m.recv_ns for m in received], products)
@@ -163,6 +169,12 @@ class Watch:
         """Return the seconds from exchange to receipt of the messages with a time since the last call."""
         lags, self._lags = self._lags, []
         return np.concatenate(lags) if lags else np.zeros(0)
+
+    def _on_stream_time(self, received: Sequence[Received], heads: Sequence[Head]) -> list[Received]:
+        times = parse_times([head.time or head.timestamp or "" for head in heads])
+        newest = np.maximum(np.maximum.accumulate(times), max(self._stream_ns or 0, received[0].recv_ns))
+        self._stream_ns = int(newest[-1])
+        return [Received(int(t) // 1000 * 1000, m.raw) for t, m in zip(newest, received, strict=True)]
 
     def _numbered(self, drafts: list[Envelope]) -> list[Envelope]:
         first = self._n + 1

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import structlog
 
 from feature_repo.errors import InputError
+from infra.settings import settings
 from ingestion.feed.dialects import BOOK
 from ingestion.feed.inbox import Closed, Inbox, Item, Opened, Received
 from ingestion.feed.outbox import Outbox
@@ -113,7 +114,7 @@ class Worker:
             self._figures()
 
     def _open(self, opened: Opened) -> None:
-        self._watch = Watch(opened)
+        self._watch = Watch(opened, stream_clock=settings().clock == "stream")
         self._opened_at = time.monotonic()
         books = opened.products if BOOK in opened.channels else ()
         self._recovery = self._make_recovery(books, self._opened_at)

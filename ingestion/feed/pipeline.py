@@ -13,6 +13,7 @@ import asyncio
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from ingestion.topics import RAW
 FLUSH_S: Final = 10.0
 """How long the end waits for the broker; what it hasn't acknowledged by then stays in the spill."""
 _SHOW_S: Final = 0.5
+_LOOK_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,13 @@ class Order:
     save_raw: bool = False
 
 
-def ingest(order: Order, servers: str, *, show: Callable[[Report], None] = lambda _: None) -> Report:
+def ingest(
+    order: Order,
+    servers: str,
+    *,
+    show: Callable[[Report], None] = lambda _: None,
+    stop: threading.Event | None = None,
+) -> Report:
     """Read a feed into the raw log until the time is over or a signal comes.
 
     SIGINT and SIGTERM end it as the end of its time does: what was received is logged, and acknowledged or spilled.
@@ -76,6 +84,8 @@ def ingest(order: Order, servers: str, *, show: Callable[[Report], None] = lambd
         Kafka's bootstrap servers.
     show
         Called twice a second with the figures so far.
+    stop
+        Ends it when set: for who runs it in a thread, where no signal comes.
 
     Returns
     -------
@@ -93,6 +103,8 @@ def ingest(order: Order, servers: str, *, show: Callable[[Report], None] = lambd
     """
     feed, channels = feed_of(order.feed), checked_channels(order.channels)
     products = checked_products(order.products)
+    if not is_name(order.topic):
+        raise UsageError(f"topic is {order.topic!r}, must be 1 to 64 of A-Z a-z 0-9 . _ -; set --topic")
     s = settings()
     partitions = kafka.require_topics(servers, [order.topic], s.partitions)[order.topic]
     spill = Spill(s.data / "spill" / order.topic, s.spill_mb << 20)
@@ -105,7 +117,7 @@ def ingest(order: Order, servers: str, *, show: Callable[[Report], None] = lambd
             inbox = Inbox()
             client = _Client(feed, products, channels, inbox)
             worker = Worker(inbox, client, outbox, recorder, report)
-            await _run(client, worker, inbox, report, order.minutes, show)
+            await _run(client, worker, inbox, report, order.minutes, show, stop or threading.Event())
 
         # The reader must not wait for the worker's turn: the interpreter's own, 5 ms, is a message's whole way.
         interval = sys.getswitchinterval()
@@ -159,7 +171,13 @@ class _Client(Client):
 
 
 async def _run(
-    client: Client, worker: Worker, inbox: Inbox, report: Report, minutes: float | None, show: Callable[[Report], None]
+    client: Client,
+    worker: Worker,
+    inbox: Inbox,
+    report: Report,
+    minutes: float | None,
+    show: Callable[[Report], None],
+    stop: threading.Event,
 ) -> None:
     """Run the client here and the worker in its thread until the end; then finish the log."""
     loop = asyncio.get_running_loop()
@@ -179,7 +197,7 @@ async def _run(
             loop.add_signal_handler(name, client.stop)
     if minutes is not None:
         loop.call_later(minutes * 60, client.stop)
-    showing = asyncio.create_task(_show(report, show))
+    showing = asyncio.create_task(_look(client, stop, report, show))
     try:
         await client.run()
     finally:
@@ -191,10 +209,15 @@ async def _run(
         raise failures[0]
 
 
-async def _show(report: Report, show: Callable[[Report], None]) -> None:
-    while True:
-        await asyncio.sleep(_SHOW_S)
-        show(report)
+async def _look(client: Client, stop: threading.Event, report: Report, show: Callable[[Report], None]) -> None:
+    """Show the figures, and look whether to stop."""
+    shown = time.monotonic()
+    while not stop.is_set():
+        await asyncio.sleep(_LOOK_S)
+        if time.monotonic() - shown >= _SHOW_S:
+            shown = time.monotonic()
+            show(report)
+    client.stop()
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
