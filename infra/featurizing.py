@@ -47,7 +47,7 @@ def featurize(
         s = settings()
         name = group or s.group
         there = kafka.require_topics(servers, [topic, FEATURES, QUOTES], s.partitions)
-        checkpoints = Checkpoints(s.checkpoints, name, topic)
+        checkpoints = Checkpoints(s.checkpoints, f"{name}/{kafka.cluster_id(servers)}", topic)
         online = OnlineSink(OnlineTable().write_parts)
         worker = Worker(
             kafka.consumer(name, servers, instance=instance_id),

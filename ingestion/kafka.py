@@ -272,6 +272,19 @@ def require_topics(servers: str, names: Sequence[str], partitions: int) -> dict[
     return {name: there[name] for name in names}
 
 
+def cluster_id(servers: str) -> str:
+    """Return what tells this cluster from all others, and from one that stood at the same address before.
+
+    Raises
+    ------
+    StoreError
+        If no broker answers within 10 s.
+    """
+    client = _admin(servers)
+    _metadata(client, servers, LIMIT_S)
+    return str(client.list_topics(timeout=LIMIT_S).cluster_id)
+
+
 def _once_known(client: Any, servers: str, names: Sequence[str]) -> dict[str, int]:
     """Wait until new topics show in the metadata: a broker acknowledges them a little earlier."""
     deadline = time.monotonic() + LIMIT_S
