@@ -26,6 +26,7 @@ from feature_repo.errors import InsufficientDataError, PromotionRefused, StoreEr
 from infra.settings import ROOT, child_environment, settings
 
 if TYPE_CHECKING:
+    from infra.up import Outcome as Live
     from ingestion.replay import Summary
     from training.train import TrainReport
 
@@ -33,6 +34,9 @@ SEED = 7
 SECONDS = 4 * 3600
 """Length of the generated tape: long enough for a purged split of three blocks."""
 READY_S = 60.0
+LIVE_SPEED = 90.0
+LIVE_S = 18.0
+"""How long the live system is shown: at that speed long enough for windows of 900 s to fill."""
 T = TypeVar("T")
 
 
@@ -57,6 +61,7 @@ class Outcome:
     forced: str = ""
     answers: list[dict[str, Any]] = field(default_factory=list)
     drift_page: str = ""
+    live: Live | None = None
     refusal: str = ""
     seconds: float = 0.0
 
@@ -105,7 +110,7 @@ def run(tapes: Sequence[Path] = (), *, keep: bool = False) -> Outcome:
 
     began = time.perf_counter()
     outcome = Outcome(generated=not tapes)
-    steps = Steps(9)
+    steps = Steps(9 if tapes else 10)
     os.environ["VOLSPIKE_CLOCK"] = "stream"
     settings.cache_clear()
     with ExitStack() as stack:
@@ -134,6 +139,8 @@ def run(tapes: Sequence[Path] = (), *, keep: bool = False) -> Outcome:
             )
         except InsufficientDataError as error:
             outcome.refusal = outcome.refusal or str(error)
+        if outcome.generated:
+            outcome.live = steps.do("live", lambda: _live(url), _said_live)
         outcome.seconds = time.perf_counter() - began
         show(outcome)
         if keep and url:
@@ -292,6 +299,21 @@ def _drift(outcome: Outcome) -> str:
         rows = rows.filter(pl.col("session").is_in(outcome.replayed.sessions))
     early, late = drift_inputs.halves(rows)
     return drift.report(early, late, out=settings().reports, name="drift-early-late").groups[0].html
+
+
+def _live(url: str) -> Live:
+    """Show a short stretch of the live system, much faster than the world, with the service that runs."""
+    from infra.up import Order, up
+
+    return up(Order(speed=LIVE_SPEED, seconds=LIVE_S, service=url), quiet=True)
+
+
+def _said_live(live: Live) -> str:
+    told = ", ".join(
+        f"{line.product_id} {line.status if line.probability is None else format(line.probability, '.3f')}"
+        for line in live.lines
+    )
+    return f"{live.ingest.get('messages', 0):,} messages → Kafka → {live.featurize.get('rows', 0):,} rows → {told}"
 
 
 def _free(port: int) -> bool:

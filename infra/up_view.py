@@ -196,7 +196,7 @@ def cells(line: Line) -> list[str]:
     Examples
     --------
     >>> cells(Line("BTC-USD", 97000.5, 0.103, "synced", 900.0, 0.21, 312.4, 0.0312, "ok"))
-    ['BTC-USD', '97,000.5', '0.10', 'synced', '900', '0.21', '312', '0.031']
+    ['BTC-USD', '97,000.5', '0.103', 'synced', '900', '0.21', '312', '0.031']
     >>> cells(Line("ETH-USD", rate=3.0, status="missing"))
     ['ETH-USD', '–', '–', 'none', '–', '–', '3', 'missing']
     """
@@ -207,7 +207,7 @@ def cells(line: Line) -> list[str]:
     return [
         line.product_id,
         number(line.mid, ",.10g"),
-        number(line.spread_bps, ".2f"),
+        number(line.spread_bps, ".3g"),
         line.book,
         number(line.coverage_s, ".0f"),
         number(line.age_s, ".2f"),
