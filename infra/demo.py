@@ -151,6 +151,7 @@ def run(tapes: Sequence[Path] = (), *, keep: bool = False) -> Outcome:
 
 def _market() -> Path:
     """Generate the tape on one core while the other compiles the kernel."""
+    from ingestion.kernel.warm import warm_up
     from ingestion.market import PRODUCTS, tape_name
 
     folder = settings().data / "raw"
@@ -165,21 +166,12 @@ def _market() -> Path:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-    _compile()
+    warm_up()
     if maker is not None:
         _, said = maker.communicate()
         if maker.returncode:
             raise StoreError(f"{path} could not be generated: {said.decode().strip().splitlines()[-1:]}")
     return path
-
-
-def _compile() -> None:
-    from ingestion.kernel import stream_rows
-
-    ticker = (
-        b'{"type":"ticker","product_id":"A-B","price":"1","best_bid":"1","best_ask":"2","time":"2025-01-01T00:00:00Z"}'
-    )
-    stream_rows([ticker])
 
 
 def _replay(files: Sequence[Path]) -> Summary:

@@ -31,6 +31,7 @@ def featurize(
     from ingestion.featurize.online_sink import OnlineSink
     from ingestion.featurize.publisher import Publisher
     from ingestion.featurize.worker import Summary, Worker
+    from ingestion.kernel.warm import warm_up
     from ingestion.online import OnlineTable
     from ingestion.topics import FEATURES, QUOTES
 
@@ -41,6 +42,7 @@ def featurize(
     def end(number: int, frame: FrameType | None) -> None:
         stop.set()
 
+    warm_up()  # a partition taken over must not wait for the compiler
     with ExitStack() as stack:
         servers = stack.enter_context(ensure_kafka())
         stack.enter_context(ensure_redis())

@@ -50,7 +50,7 @@ class Order:
     speed
         Of tapes and the generated market.
     seconds
-        When to stop; None for at a signal.
+        How long after the first message to stop; None for at a signal.
     save_raw
         Whether to record tapes.
     service
@@ -140,9 +140,10 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
         counted = Counted(servers, RAW)
         stack.callback(counted.close)
         watcher = Watcher(products, OnlineTable(), counted, service, stream_clock=settings().clock == "stream")
-        deadline = None if order.seconds is None else time.monotonic() + order.seconds
+        first: float | None = None
         with _shown(talks) as show:
-            while not stop.wait(SHOW_S) and (deadline is None or time.monotonic() < deadline):
+            while not stop.wait(SHOW_S) and not _over(order.seconds, first):
+                first = first or (time.monotonic() if counted.total else None)
                 outcome.lines = watcher.look()
                 show(outcome.lines)
                 for part in parts:
@@ -161,6 +162,11 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
     elif not quiet:
         print(summary(outcome))
     return outcome
+
+
+def _over(seconds: float | None, first: float | None) -> bool:
+    """Whether the time since the first message is over."""
+    return seconds is not None and first is not None and time.monotonic() - first >= seconds
 
 
 def summary(outcome: Outcome) -> str:

@@ -31,6 +31,7 @@ from ingestion.feed.report import Report
 from ingestion.feed.spill import Spill
 from ingestion.feed.worker import Worker
 from ingestion.kernel.chunk import is_name
+from ingestion.kernel.warm import warm_up
 from ingestion.topics import RAW
 
 FLUSH_S: Final = 10.0
@@ -106,6 +107,7 @@ def ingest(
     if not is_name(order.topic):
         raise UsageError(f"topic is {order.topic!r}, must be 1 to 64 of A-Z a-z 0-9 . _ -; set --topic")
     s = settings()
+    warm_up()  # a connection's first messages must not wait for the compiler
     partitions = kafka.require_topics(servers, [order.topic], s.partitions)[order.topic]
     spill = Spill(s.data / "spill" / order.topic, s.spill_mb << 20)
     try:
