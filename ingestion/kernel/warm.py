@@ -24,7 +24,7 @@ class _Logged(NamedTuple):
 
 
 def warm_up() -> None:
-    """Run a few messages by both roads and forget them: a second where the compiled code is there, half a minute else."""
+    """Run a few messages by both roads and forget them: a second where compiled code is there, half a minute else."""
     Featurizer().push_lines(b"\n".join(_MESSAGES))
     now_ns = 1_735_689_600_000_000_000
     Featurizer().push_log([_Logged("0" * 16, n, now_ns, "feed", raw) for n, raw in enumerate(_MESSAGES, start=1)])
