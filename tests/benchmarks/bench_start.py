@@ -3,9 +3,9 @@
 Caveats: files are in the page cache (each is started once before it is measured). One client on loopback, keep-alive,
 one worker: a socket that sends a request in one piece and reads the answer by its length, since ``http.client`` sends
 head and body apart, which wakes the service twice, and takes 0.25 ms of Python itself. ``/healthz`` through the same
-client shows what is neither fetch nor model. The least of the repeats is given for the two starts and for the p50,
-since other load can only add; the p99 is over all requests, and so is a second p50. The model is an XGBoost booster of
-100 trees over the default service. It builds its own data in a temporary folder.
+client shows what is neither fetch nor model. The least of the repeats is given for the two starts, since other load can
+only add; p50 and p99 are over all requests, and the least p50 of a round stands beside them. The model is an XGBoost
+booster of 100 trees over the default service. It builds its own data in a temporary folder.
 """
 
 from __future__ import annotations
@@ -57,9 +57,13 @@ def run() -> list[dict[str, Any]]:
     return [
         figure("volspike --help", help_seconds(), "s", 0.5),
         figure("service ready", min(starts), "s", 10.0),
-        figure("/predict p50", min(float(np.median(one)) for one in rounds_ms), "ms", 2.0),
+        figure("/predict p50", float(p50), "ms", 2.0),
         figure("/predict p99", float(p99), "ms", 20.0),
-        {"metric": "/predict p50 of all rounds", "value": float(p50), "unit": "ms"},
+        {
+            "metric": "/predict p50 of the best round",
+            "value": min(float(np.median(one)) for one in rounds_ms),
+            "unit": "ms",
+        },
         {"metric": "/healthz p50", "value": float(np.median(healthz_ms)), "unit": "ms"},
     ]
 
