@@ -184,6 +184,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", validation_alias=_names("LOG_LEVEL"), description="Least level that is logged."
     )
+    keep_days: float = Field(
+        default=30.0,
+        validation_alias=_names("KEEP_DAYS"),
+        ge=0,
+        description="Days for which recorded tapes and scheduled reports are kept; 0 keeps them for ever.",
+    )
 
     @field_validator("data")
     @classmethod

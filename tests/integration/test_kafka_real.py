@@ -95,12 +95,15 @@ def test_in_the_foreground_it_says_when_it_is_ready_and_ends_by_ctrl_c(
 ) -> None:
     command = [sys.executable, "-m", "infra.kafka_server", "--port", str(free_port), "--data", str(data_dir)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        assert f"127.0.0.1:{free_port}" in server.stdout.readline()
-        kafka.ping(f"127.0.0.1:{free_port}")
-        (entry,) = services.running(data_dir / "run", "kafka")
-        server.send_signal(signal.SIGINT)
-        assert server.wait(25) == 0
+        try:
+            assert server.stdout is not None
+            assert f"127.0.0.1:{free_port}" in server.stdout.readline()
+            kafka.ping(f"127.0.0.1:{free_port}")
+            (entry,) = services.running(data_dir / "run", "kafka")
+            server.send_signal(signal.SIGINT)
+            assert server.wait(25) == 0
+        finally:
+            server.kill()
     assert not services.alive(entry.pid)
     assert services.running(data_dir / "run") == []
 
