@@ -108,6 +108,7 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
     """
     from infra.broker import ensure_kafka
     from infra.embedded import ensure_redis
+    from ingestion.kernel.warm import warm_up
     from ingestion.online import OnlineTable
     from ingestion.topics import RAW
 
@@ -119,6 +120,7 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
     with ExitStack() as stack:
         stack.enter_context(_signals(stop))
         stack.enter_context(_clock(order.speed))
+        warm_up()  # once, here: its children then load what it compiled
         servers = stack.enter_context(ensure_kafka())
         redis = stack.enter_context(ensure_redis())
         say(f"kafka {servers}, redis {redis}")
@@ -148,11 +150,11 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
                 show(outcome.lines)
                 for part in parts:
                     part.revive()
-        outcome.lines = watcher.look()
         say("stopping: ingest")
         ingest.stop()
         say("stopping: featurize, when it has read the whole log")
         _drain(servers, RAW)
+        outcome.lines = watcher.look()
         featurize.stop()
         outcome.ingest, outcome.featurize = _report(ingest), _report(featurize)
         outcome.restarts = {part.name: part.restarts for part in parts if part.restarts}

@@ -98,13 +98,13 @@ def require_programs(*names: str) -> None:
         pytest.skip(f"{' and '.join(missing)} not on this machine")
 
 
-def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 10, look_every_s: float = 0.01) -> bool:
     """Wait for a condition, with a deadline."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        select.select([], [], [], 0.01)
+        select.select([], [], [], look_every_s)
     return True
 
 
