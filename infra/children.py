@@ -1,4 +1,7 @@
-"""Commands of ours run beside each other: started, watched, begun again where they die, ended in order."""
+"""Commands of ours run beside each other: started, watched, begun again where they die, ended in order.
+
+On Linux they are told to end where the one that started them is killed.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Final
 
 from feature_repo.errors import StoreError
 from infra.settings import ROOT
+from infra.supervisor import stop_with_parent
 
 STOP_S: Final = 40.0
 """How long a command may take to end in order: a featurizer's last commit may wait 30 s."""
@@ -79,6 +83,7 @@ class Child:
                 stdout=out,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=stop_with_parent(),
             )
 
     def revive(self) -> bool:

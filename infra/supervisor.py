@@ -214,7 +214,7 @@ def child(command: list[str], log: IO[str]) -> Iterator[subprocess.Popen[bytes]]
         stdout=log,
         stderr=log,
         start_new_session=True,  # Ctrl-C on the terminal is its supervisor's to handle
-        preexec_fn=_stop_with_supervisor(),
+        preexec_fn=stop_with_parent(),
     )
     try:
         yield server
@@ -296,8 +296,8 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _stop_with_supervisor() -> Callable[[], None] | None:
-    """Have the kernel send SIGTERM to the server when the supervisor dies; Linux only."""
+def stop_with_parent() -> Callable[[], None] | None:
+    """Have the kernel send SIGTERM to a process when the one that started it dies; Linux only."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl

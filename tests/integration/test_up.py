@@ -80,6 +80,19 @@ def test_it_runs_a_tape_on_given_servers_and_ends_at_a_signal(
     assert_nothing_lost(outcome(process), data_dir)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of their parent's death")
+def test_killed_it_leaves_nothing_running(data_dir: Path, until: Callable[..., bool]) -> None:
+    process = run_up(data_dir)
+    names = {"exchange", "kafka", "redis"}
+    try:
+        assert until(lambda: {s.name for s in services.running(data_dir / "run")} == names, 60, 0.1)
+    finally:
+        process.kill()
+    there = services.running(data_dir / "run")
+    process.communicate()
+    assert until(lambda: not any(services.alive(s.pid) for s in there), 30, 0.1)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
