@@ -59,15 +59,15 @@ class Producer:
     def produce(
         self,
         topic: str,
-        *,
         value: bytes,
-        key: bytes | None,
+        key: str | None,
         partition: int,
-        headers: list[Header],
         on_delivery: Callable[..., None],
+        *,
+        headers: list[Header],
     ) -> None:
         assert topic == "ticks.raw"
-        self._queue.append((partition, (key, value, headers), on_delivery))
+        self._queue.append((partition, (key.encode() if key else None, value, headers), on_delivery))
 
     def poll(self, timeout_s: float) -> None:
         if self._broker.up:

@@ -24,7 +24,7 @@ import structlog
 
 from ingestion.feed.dropped import Dropped
 from ingestion.feed.spill import Position, Spill
-from ingestion.topics import Envelope, chunks, headers, partition_of
+from ingestion.topics import CHUNK_BYTES, Envelope, chunks, headers, partition_of
 
 if TYPE_CHECKING:
     from confluent_kafka import Producer
@@ -106,6 +106,9 @@ class Outbox:
         self._log = structlog.get_logger("ingest")
         self.dropped = Dropped()
         self.counters = Counters(producers=1)
+        from confluent_kafka import KafkaException
+
+        self._failure: type[Exception] = KafkaException
         self._producer = connect()
 
     @property
@@ -198,23 +201,19 @@ class Outbox:
 
     def _produce(self, sent: _Sent) -> None:
         e = sent.envelope
-        values = chunks(e.raw)
-        to = [self._partition_of(e.product_id)] if e.product_id else range(self._partitions)
+        product, raw = e.product_id, e.raw
+        whole = len(raw) <= CHUNK_BYTES
+        values = (raw,) if whole else chunks(raw)
+        to = (self._partition_of(product),) if product else range(self._partitions)
         sent.parts = len(values) * len(to)
         done = partial(self._delivered, sent, self._generation)
-        key = e.product_id.encode() or None
+        produce = self._producer.produce
         try:
             for i, value in enumerate(values):
                 head = headers(e, i, len(values))
                 for partition in to:
-                    self._producer.produce(
-                        self._topic, value=value, key=key, partition=partition, headers=head, on_delivery=done
-                    )
-        except Exception as error:
-            from confluent_kafka import KafkaException
-
-            if not isinstance(error, BufferError | KafkaException):
-                raise
+                    produce(self._topic, value, product or None, partition, done, headers=head)
+        except (BufferError, self._failure) as error:
             self._broken = str(error)
 
     def _partition_of(self, product_id: str) -> int:

@@ -65,6 +65,12 @@ class Report:
     keyframes: int = 0
     disconnects: Counter[str] = field(default_factory=Counter)
     lags: Lags = field(default_factory=Lags)
+    delays: Lags = field(default_factory=Lags)
+    """From receipt to the producer."""
+    first_ns: int = 0
+    last_ns: int = 0
+    cpu_s: float = 0.0
+    """Processor time of this process since the first connection."""
     logged: int = 0
     acknowledged: int = 0
     spilled: int = 0
@@ -81,6 +87,12 @@ class Report:
         """Messages of the exchange."""
         return sum(self.types.values())
 
+    @property
+    def rate(self) -> float:
+        """Messages a second from the first received to the last; 0 where that is no time."""
+        seconds = (self.last_ns - self.first_ns) / 1e9
+        return self.messages / seconds if seconds > 0 else 0.0
+
     def as_dict(self) -> dict[str, Any]:
         """Return the figures for ``--json``; None where nothing was measured."""
         return {
@@ -89,7 +101,7 @@ class Report:
             "products": list(self.products),
             "seconds": round(self.seconds, 3),
             "messages": self.messages,
-            "messages_per_s": round(self.messages / self.seconds, 1) if self.seconds else None,
+            "messages_per_s": round(self.rate, 1),
             "by_type": dict(self.types.most_common()),
             "malformed": self.malformed,
             "future": self.future,
@@ -102,6 +114,9 @@ class Report:
             "keyframes": self.keyframes,
             "lag_p50_ms": _ms(self.lags.percentile(50)),
             "lag_p99_ms": _ms(self.lags.percentile(99)),
+            "cpu_s": round(self.cpu_s, 3),
+            "delay_p50_ms": _ms(self.delays.percentile(50)),
+            "delay_p99_ms": _ms(self.delays.percentile(99)),
             "logged": self.logged,
             "acknowledged": self.acknowledged,
             "spilled": self.spilled,
@@ -116,16 +131,16 @@ class Report:
 
     def text(self) -> str:
         """Return the figures as lines."""
-        rate = self.messages / self.seconds if self.seconds else 0.0
         lines = [
             f"feed       {self.feed} → {self.topic}, {', '.join(self.products)}",
-            f"messages   {self.messages:,} in {self.seconds:,.1f} s ({rate:,.0f}/s): {_listed(self.types)}",
+            f"messages   {self.messages:,} in {self.seconds:,.1f} s ({self.rate:,.0f}/s): {_listed(self.types)}",
             f"sessions   {self.sessions}, reconnects {max(0, self.sessions - 1)}"
             + (f" ({_listed(self.disconnects)})" if self.disconnects else ""),
             f"gaps       {sum(self.gaps.values()):,}" + (f" ({_listed(self.gaps)})" if self.gaps else ""),
             f"books      resyncs {self.resyncs}, stale {self.stale}, keyframes {self.keyframes}",
             f"lag        p50 {_text_ms(self.lags.percentile(50))}, p99 {_text_ms(self.lags.percentile(99))} "
-            "from the exchange's time to receipt",
+            "from the exchange's time to receipt; "
+            f"{_text_ms(self.delays.percentile(50))}, {_text_ms(self.delays.percentile(99))} on to the producer",
             f"log        {self.logged:,} written, {self.acknowledged:,} acknowledged, {self.spilled:,} by way of the "
             f"disk, {self.left:,} left there, {self.dropped:,} dropped",
         ]
@@ -137,9 +152,8 @@ class Report:
 
     def line(self) -> str:
         """Return where it stands, in one line for a terminal."""
-        seconds = max(1e-9, time.monotonic() - self.began)
         return (
-            f"{self.messages:,} messages, {self.messages / seconds:,.0f}/s, gaps {sum(self.gaps.values())}, "
+            f"{self.messages:,} messages, {self.rate:,.0f}/s, gaps {sum(self.gaps.values())}, "
             f"reconnects {max(0, self.sessions - 1)}, lag p50 {_text_ms(self.lags.percentile(50))}, "
             f"spilled {self.spilled:,}, dropped {self.dropped:,}"
         )

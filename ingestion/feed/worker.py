@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+import numpy as np
 import structlog
 
 from feature_repo.errors import InputError
@@ -20,7 +21,7 @@ from ingestion.feed.report import Report
 from ingestion.feed.watch import Watch
 from ingestion.topics import Envelope
 
-BATCH_S: Final = 0.002
+BATCH_S: Final = 0.004
 """Least time between batches: the kernel's work per batch would eat the core at one message each."""
 BATCH_MESSAGES: Final = 500
 NAMED_S: Final = 8.0
@@ -80,6 +81,7 @@ class Worker:
         self._heard: frozenset[str] = frozenset()
         self._log = structlog.get_logger("ingest")
         self._told_at = 0.0
+        self._cpu_at = 0.0
         self._past: Counter[str] = Counter()
         """Figures of the connections before this one."""
 
@@ -115,6 +117,8 @@ class Worker:
 
     def _open(self, opened: Opened) -> None:
         self._watch = Watch(opened, stream_clock=settings().clock == "stream")
+        if not self._opened_at:
+            self._cpu_at = time.process_time()
         self._opened_at = time.monotonic()
         books = opened.products if BOOK in opened.channels else ()
         self._recovery = self._make_recovery(books, self._opened_at)
@@ -132,6 +136,10 @@ class Worker:
         if watch is None or not received:
             return
         self._put(watch.take(received))
+        now_ns = time.time_ns()
+        self._report.delays.add((now_ns - np.array([m.recv_ns for m in received])) / 1e9)
+        self._report.first_ns = self._report.first_ns or received[0].recv_ns
+        self._report.last_ns = received[-1].recv_ns
         self._report.lags.add(watch.lags())
         self._heard |= watch.named
         complaints, watch.errors = watch.errors, []
@@ -196,6 +204,7 @@ class Worker:
         report.left, report.producers = outbox.counters.left, outbox.counters.producers
         report.dropped = outbox.dropped.count
         report.deepest = self._inbox.deepest
+        report.cpu_s = time.process_time() - self._cpu_at if self._opened_at else 0.0
         report.seconds = time.monotonic() - report.began
         if self._recorder is not None:
             report.tapes = [str(path) for path in self._recorder.tapes]
