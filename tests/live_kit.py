@@ -37,6 +37,11 @@ def scale() -> float:
     return float(os.environ.get("VOLSPIKE_TEST_SCALE", "1.0"))
 
 
+def patience(seconds: float) -> float:
+    """Bound on a time of the wall clock: as it stands on a machine of our own, longer on one that is shared."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 class Command:
     """One ``volspike`` command, started again as often as wanted; all that it says goes to one file.
 
