@@ -29,6 +29,7 @@ def command(
     Example: volspike ingest --feed exchange --pair BTC-USD,ETH-USD --minutes 15 --save-raw
     """
     import json
+    from contextlib import nullcontext
 
     from feature_repo.errors import UsageError
     from infra.broker import ensure_kafka
@@ -36,6 +37,8 @@ def command(
     from infra.logs import configure_logging
     from infra.settings import settings
     from ingestion.feed import Order, ingest
+    from ingestion.feed.pipeline import spill_folder
+    from ingestion.feed.remembered import recall
 
     if minutes is not None and not minutes > 0:
         raise UsageError(f"minutes must be > 0, was {minutes}; leave it out to run until Ctrl-C")
@@ -49,7 +52,8 @@ def command(
         minutes=minutes,
         save_raw=save_raw,
     )
-    with ensure_kafka() as servers, live_line(quiet=as_json) as show:
+    again = recall(spill_folder(topic), s.kafka_servers, s.partitions) is not None
+    with nullcontext(s.kafka_servers) if again else ensure_kafka() as servers, live_line(quiet=as_json) as show:
         report = ingest(order, servers, show=show)
     print(json.dumps(report.as_dict()) if as_json else report.text())
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from feature_repo.errors import InputError, UsageError
@@ -27,6 +28,7 @@ from ingestion.feed.dialects import Feed, checked_channels, feed_of
 from ingestion.feed.inbox import Inbox
 from ingestion.feed.outbox import PRODUCER, Outbox
 from ingestion.feed.recorder import Recorder
+from ingestion.feed.remembered import Topic, recall, remember
 from ingestion.feed.report import Report
 from ingestion.feed.spill import Spill
 from ingestion.feed.worker import Worker
@@ -99,8 +101,8 @@ def ingest(
     InputError
         If the feed can't be reached, or refuses the subscription.
     StoreError
-        If the broker can't be reached at the start, the topic has too few partitions, or the data folder can't be
-        written.
+        If the broker can't be reached at the first start, the topic has too few partitions, or the data folder can't be
+        written. One that begins again connects at once and lets the spill take what the broker doesn't.
     """
     feed, channels = feed_of(order.feed), checked_channels(order.channels)
     products = checked_products(order.products)
@@ -108,9 +110,13 @@ def ingest(
         raise UsageError(f"topic is {order.topic!r}, must be 1 to 64 of A-Z a-z 0-9 . _ -; set --topic")
     s = settings()
     warm_up()  # a connection's first messages must not wait for the compiler
-    partitions = kafka.require_topics(servers, [order.topic], s.partitions)[order.topic]
-    spill = Spill(s.data / "spill" / order.topic, s.spill_mb << 20)
+    folder = spill_folder(order.topic)
+    known = recall(folder, servers, s.partitions)
+    partitions = known or kafka.require_topics(servers, [order.topic], s.partitions)[order.topic]
+    spill = Spill(folder, s.spill_mb << 20)
     try:
+        if known is None:
+            remember(folder, Topic(servers, partitions))
         recorder = Recorder(s.raw, s.tape_minutes * 60) if order.save_raw else None
         outbox = Outbox(lambda: kafka.producer(servers, **PRODUCER), order.topic, partitions, spill)
         report = Report(feed=feed.url, topic=order.topic, products=products)
@@ -132,6 +138,11 @@ def ingest(
     finally:
         spill.close()
     return report
+
+
+def spill_folder(topic: str) -> Path:
+    """Return where what the broker of a topic doesn't take waits."""
+    return settings().data / "spill" / topic
 
 
 def checked_products(products: Sequence[str]) -> tuple[str, ...]:
