@@ -39,6 +39,7 @@ def command(
     from infra.settings import settings
     from infra.tables_view import emit, table
     from monitoring import schedule
+    from monitoring.jobs import Runner
 
     if sum((once is not None, list_, check)) > 1:
         raise UsageError("give one of --once, --list and --check, not several")
@@ -61,7 +62,7 @@ def command(
         wrong = schedule.ill()
         typer.echo(wrong or "a scheduler runs, nothing is overdue")
         return 1 if wrong else 0
-    runner, stop = schedule.Runner(), threading.Event()
+    runner, stop = Runner(), threading.Event()
 
     def finish() -> None:
         stop.set()
@@ -75,7 +76,7 @@ def command(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end)
     if once is None:
-        schedule.serve(stop)
+        schedule.serve(stop, runner)
         return 0
     code = runner.run(once)
     if as_json:

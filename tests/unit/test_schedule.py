@@ -24,7 +24,8 @@ from feature_repo.errors import StoreError, UsageError
 from infra import cli, upkeep
 from infra.settings import ROOT, settings
 from ingestion import tables
-from monitoring import schedule
+from monitoring import jobs, schedule
+from monitoring.jobs import Runner
 from monitoring.jobstore import JsonJobStore
 from tests.feature_rows import feature_rows, write_table
 
@@ -43,8 +44,8 @@ WAIT = (
 def mark(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One job, at minute 0 of midnight, that is given a path."""
     path = data_dir / "mark"
-    plan = schedule.Plan("test", {"hour": "0", "minute": "0"}, lambda now: [str(path)])
-    monkeypatch.setattr(schedule, "PLANS", {"job": plan})
+    plan = jobs.Plan("test", {"hour": "0", "minute": "0"}, lambda now: [str(path)])
+    monkeypatch.setattr(jobs, "PLANS", {"job": plan})
     return path
 
 
@@ -55,7 +56,7 @@ def serving(program: tuple[str, ...]) -> Iterator[None]:
 
     def serve() -> None:
         try:
-            schedule.serve(stop, schedule.Runner(program))
+            schedule.serve(stop, Runner(program))
         except StoreError as error:
             failed.append(error)
 
@@ -120,7 +121,7 @@ def test_when_a_job_is_due_is_kept_over_a_restart_and_a_job_of_old_goes(
     before = due(data_dir)
     planned(data_dir, until)
     assert due(data_dir) == before
-    monkeypatch.setattr(schedule, "PLANS", {"other": schedule.PLANS["job"]})
+    monkeypatch.setattr(jobs, "PLANS", {"other": jobs.PLANS["job"]})
     with serving(TOUCH):
         assert until(lambda: set(due(data_dir)) == {"other"})
 
@@ -134,15 +135,15 @@ def test_stopping_ends_the_running_job_as_ctrl_c_would(mark: Path, data_dir: Pat
 
 
 def test_a_job_runs_once_at_a_time_over_all_processes(mark: Path, until: Until) -> None:
-    first, codes = schedule.Runner(WAIT), []
+    first, codes = Runner(WAIT), []
     thread = threading.Thread(target=lambda: codes.append(first.run("job")))
     thread.start()
     assert until(lambda: mark.exists() and mark.read_text() == "on")
-    assert schedule.Runner(TOUCH).run("job") is None
+    assert Runner(TOUCH).run("job") is None
     first.stop()
     thread.join(10)
     assert codes == [0] and mark.read_text() == "ended"
-    assert schedule.Runner(TOUCH).run("job") == 0
+    assert Runner(TOUCH).run("job") == 0
 
 
 def test_a_second_scheduler_on_one_folder_is_refused(mark: Path, data_dir: Path, until: Until) -> None:
@@ -157,7 +158,7 @@ def test_a_second_scheduler_on_one_folder_is_refused(mark: Path, data_dir: Path,
 
 def test_an_unknown_job_is_named_with_those_there_are() -> None:
     with pytest.raises(UsageError, match="drift, compact, retention, was 'nope'"):
-        schedule.Runner().run("nope")
+        Runner().run("nope")
 
 
 def test_stored_jobs_are_plain_text_and_run_what_the_program_says(tmp_path: Path) -> None:
