@@ -115,7 +115,10 @@ def read(key: bytes | None, value: bytes | None, found: Sequence[Header] | None)
     """
     try:
         # As `headers` writes them; by name costs three times as much, and this is run for every message.
-        (session, n, ts, kind, dialect), chunk = _values(found), b"0/1"
+        (a, session), (b, n), (c, ts), (d, kind), (e, dialect) = found or ()
+        if (a, b, c, d, e) != _HEADERS:
+            raise ValueError("in another order")
+        chunk = b"0/1"
     except ValueError:
         h = dict(found or ())
         try:
@@ -125,19 +128,11 @@ def read(key: bytes | None, value: bytes | None, found: Sequence[Header] | None)
             raise _unread(found, error) from error
     try:
         part, parts = (0, 1) if chunk == b"0/1" else (int(x) for x in chunk.split(b"/"))
-        envelope = Envelope(
-            _text(session), int(n), int(ts) * 1000, _text(key or b""), _KINDS[kind], _DIALECTS[dialect], value or b""
-        )
+        told = _text(session), int(n), int(ts) * 1000, _text(key or b""), _KINDS[kind], _DIALECTS[dialect], value or b""
+        envelope = tuple.__new__(Envelope, told)  # half the time of Envelope(…)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise _unread(found, error) from error
     return envelope, part, parts
-
-
-def _values(found: Sequence[Header] | None) -> Sequence[bytes]:
-    (a, session), (b, n), (c, ts), (d, kind), (e, dialect) = found or ()
-    if (a, b, c, d, e) != _HEADERS:
-        raise ValueError("in another order")
-    return session, n, ts, kind, dialect
 
 
 @lru_cache(maxsize=4096)

@@ -18,8 +18,9 @@ from ingestion.kernel.events import (
     SUBSCRIBED,
 )
 
-_TOLD = (SUBSCRIBED, SESSION, STATUS)
-"""Kinds that name a product without being a message of its own."""
+_OWN = np.ones(16, bool)
+"""Which kinds are a message of the product's own: not those that only name it."""
+_OWN[[SUBSCRIBED, SESSION, STATUS]] = False
 EVERY_PRODUCT = ""
 """Stands for a product where an event concerns all that its session has seen."""
 
@@ -35,7 +36,8 @@ class Assembler:
     def __init__(self) -> None:
         self._events: list[NDArray[np.void]] = []
         self._order: list[NDArray[np.int64]] = []
-        self._products: list[str] = []
+        self._codes: list[NDArray[np.int64]] = []
+        self._code_of: dict[str, int] = {}
         self._levels: list[NDArray[np.void]] = []
         self._n_levels = 0
         self.places: NDArray[np.int64] | None = None
@@ -67,13 +69,37 @@ class Assembler:
             events, at, products = events[kept], at[kept], [products[i] for i in kept]
         self._events.append(events)
         self._order.append(at if self.places is None else self.places[at])
-        self._products.extend(products)
+        code_of = self._code_of
+        self._codes.append(np.array([code_of.setdefault(p, len(code_of)) for p in products], np.int64))
 
-    def add_placed(self, events: NDArray[np.void], places: NDArray[np.int64], products: list[str]) -> None:
-        """Take events of whole messages of which nothing else is known here but their place in the log."""
+    def add_placed(
+        self,
+        events: NDArray[np.void],
+        places: NDArray[np.int64],
+        products: list[str],
+        codes: NDArray[np.int64],
+        levels: NDArray[np.void] | None = None,
+    ) -> None:
+        """Take events of whole messages of which nothing else is known here but their place in the log.
+
+        Parameters
+        ----------
+        events
+            EVENT[m].
+        places
+            int64[m].
+        products, codes
+            Products that they speak of, and which of these each.
+        levels
+            What the events' ``lo`` and ``hi`` point into; taken only before any others.
+        """
         self._events.append(events)
         self._order.append(places)
-        self._products.extend(products)
+        code_of = self._code_of
+        self._codes.append(np.array([code_of.setdefault(p, len(code_of)) for p in products], np.int64)[codes])
+        if levels is not None:
+            self._levels.append(levels)
+            self._n_levels += len(levels)
 
     def levels(self, sides: NDArray[np.int64], price: NDArray[np.float64], size: NDArray[np.float64]) -> int:
         """Take book levels and return the index of the first."""
@@ -86,6 +112,8 @@ class Assembler:
 
     def all_levels(self) -> NDArray[np.void]:
         """Return LEVEL[m] of the chunk."""
+        if len(self._levels) == 1:
+            return self._levels[0]
         return np.concatenate(self._levels) if self._levels else np.zeros(0, LEVEL)
 
     def subscribe(self, chunk: Chunk, i: int, flags: Mapping[str, int]) -> None:
@@ -107,16 +135,16 @@ class Assembler:
             return {}
         events = self._events[0] if len(self._events) == 1 else np.concatenate(self._events)
         order = np.concatenate(self._order)
-        codes = {product: i for i, product in enumerate(dict.fromkeys(self._products))}
+        code = np.concatenate(self._codes)
+        present = set(np.flatnonzero(np.bincount(code)).tolist())
+        codes = {product: i for product, i in self._code_of.items() if i in present}
         if len(codes) == 1 and EVERY_PRODUCT not in codes and (np.diff(order) >= 0).all():
-            return self._only(self._products[0], events, seen)
+            return self._only(next(iter(codes)), events, seen)
         general = codes.get(EVERY_PRODUCT)
-        code = np.zeros(len(events), np.int64)
-        code[:] = [codes[p] for p in self._products]
         by_code = {p: np.flatnonzero(code == c) for p, c in codes.items() if p != EVERY_PRODUCT}
         shared = np.flatnonzero(code == general) if general is not None else np.zeros(0, np.int64)
         out = {}
-        own_kinds = ~np.isin(events["kind"], _TOLD)
+        own_kinds = _OWN[events["kind"]]
         for product in {*by_code, *(p for products in seen.values() for p in products)} if len(shared) else by_code:
             own = by_code.get(product, np.zeros(0, np.int64))
             mine = own
@@ -127,18 +155,20 @@ class Assembler:
                 # What concerns every product goes before what the same message says of this one.
                 mine = np.concatenate((np.array(joined, np.int64), own))
             if len(mine):
-                mine = mine[np.argsort(order[mine], kind="stable")]
+                places = order[mine]
+                if (places[1:] < places[:-1]).any():
+                    mine = mine[np.argsort(places, kind="stable")]
                 out[product] = events if len(mine) == len(events) and (np.diff(mine) == 1).all() else events[mine]
         for product, own in by_code.items():
-            for session in np.unique(events["session"][own[own_kinds[own]]]):
-                seen[int(session)].add(product)
+            for session in set(events["session"][own[own_kinds[own]]].tolist()):
+                seen[session].add(product)
         return out
 
     @staticmethod
     def _only(product: str, events: NDArray[np.void], seen: dict[int, set[str]]) -> dict[str, NDArray[np.void]]:
         """Return the events as they are where all are one product's and in order: most chunks."""
-        for session in np.unique(events["session"][~np.isin(events["kind"], _TOLD)]):
-            seen[int(session)].add(product)
+        for session in set(events["session"][_OWN[events["kind"]]].tolist()):
+            seen[session].add(product)
         return {product: events}
 
     @staticmethod

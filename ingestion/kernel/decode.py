@@ -24,8 +24,9 @@ from ingestion.kernel.events import NO_TIME, Batch, Reject
 from ingestion.kernel.exchange import ExchangeDecoder
 from ingestion.kernel.keys import repeats_a_key
 from ingestion.kernel.messages import DECODER, HEAD, Message
+from ingestion.kernel.plain import TYPES
 from ingestion.kernel.records import RecordDecoder
-from ingestion.kernel.scan import count_lines, scan_tickers
+from ingestion.kernel.scan import ScannedLog, count_lines, scan_log, scan_tickers
 
 _LOOK_AHEAD = 1 << 16
 """Bytes in which a ticker must show for the piece to be scanned for plain ones."""
@@ -122,7 +123,9 @@ class Decoder:
         """
         work = _Work(self, b"", now_ns)
         work.whole = False
-        work.assemble(work.read_log(messages))
+        chunk = work.read_log(messages)
+        if chunk.messages:
+            work.assemble(chunk)
         return work.finish()
 
     def session_index(self, session: str) -> int:
@@ -192,12 +195,12 @@ class _Work:
         if known and decoder.last_n.get(decoder.session_index(decoder.session), 0) > start:
             return 0
         data = self.data if self.data.endswith(b"\n") else self.data + b"\n"
-        events, lines, products, left = scan_tickers(data, n_lines, start + 1, self.now_ns + FUTURE_NS)
+        events, lines, products, codes, left = scan_tickers(data, n_lines, start + 1, self.now_ns + FUTURE_NS)
         rest = b"".join([data[lo : end + 1] for _, lo, end in left.tolist()]) if len(left) else b""
         if not len(events) or b'"raw"' in rest:
             return 0
         events["session"] = decoder.session_index(decoder.session)
-        self.out.add_placed(events, lines, products)
+        self.out.add_placed(events, lines, products, codes)
         self.counts["ticker"] += len(events)
         self.data, self.places, self.plain_n = rest, left[:, 0], start + 1 + int(lines[-1])
         return len(events)
@@ -227,38 +230,88 @@ class _Work:
         return self._unseen(Chunk(messages, n, session, recv, lines, kind))
 
     def read_log(self, log: Sequence[Logged]) -> Chunk:
-        """Decode messages whose envelope stands beside them, and drop what was seen before."""
-        self._lines = [m.raw for m in log]
-        messages, keep = self._read_many(self._lines)
-        if messages is None:
-            messages, keep = [], []
-            for i, logged in enumerate(log):
-                try:
-                    messages.append(_decode_one(logged.raw))
-                    keep.append(i)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                    unread = _unread_type(logged.raw)
-                    if unread:
-                        self.counts.update((unread, "unknown_type"))
-                    else:
-                        self.reject(i, logged.n, reason_of(error))
-        kept = log if len(keep) == len(log) else [log[i] for i in keep]
-        index = self.decoder.session_index
-        rows = [(m.n, index(m.session), m.recv_ns, _KINDS.get(m.kind, RECORD)) for m in kept]
-        n, session, recv, kind = np.array(rows, np.int64).reshape(-1, 4).T
-        return self._unseen(Chunk(messages, n, session, recv, np.array(keep, np.int64), kind.astype(np.int8)))
+        """Take the plain messages of those whose envelope stands beside them, decode the others; drop what was seen."""
+        raws = self._lines = [m.raw for m in log]
+        count = len(raws)
+        n = np.fromiter([m.n for m in log], np.int64, count)
+        recv = np.fromiter([m.recv_ns for m in log], np.int64, count)
+        kind = np.fromiter([_KINDS.get(m.kind, RECORD) for m in log], np.int8, count)
+        plain = scan_log(raws, kind == FEED, np.where(recv >= 0, recv, self.now_ns) + FUTURE_NS)
+        kept = np.zeros(count, bool)
+        kept[plain.taken] = True
+        others = np.flatnonzero(~kept)
+        messages, readable = self._read_others([log[i] for i in others.tolist()], others)
+        kept[readable] = True
+        session = self._session_codes([m.session for m in log], kept)
+        fresh = kept.copy()
+        fresh[kept] = self._fresh(n[kept], session[kept])
+        self._take_scanned(plain, fresh, n, session, recv)
+        if not fresh[readable].all():
+            messages = [m for m, good in zip(messages, fresh[readable].tolist(), strict=True) if good]
+            readable = readable[fresh[readable]]
+        self.out.places = readable
+        return Chunk(messages, n[readable], session[readable], recv[readable], readable, kind[readable])
+
+    def _session_codes(self, sessions: list[str], kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return int64[n], the index of each message's session; those of messages not kept mean nothing."""
+        used = sessions if kept.all() else [s for s, good in zip(sessions, kept.tolist(), strict=True) if good]
+        codes = {session: self.decoder.session_index(session) for session in dict.fromkeys(used)}
+        if len(codes) == 1:
+            return np.full(len(sessions), next(iter(codes.values())), np.int64)
+        return np.array([codes.get(session, -1) for session in sessions], np.int64)
+
+    def _take_scanned(
+        self,
+        plain: ScannedLog,
+        fresh: NDArray[np.bool_],
+        n: NDArray[np.int64],
+        session: NDArray[np.int64],
+        recv: NDArray[np.int64],
+    ) -> None:
+        """Take the events of the plain messages that weren't seen before."""
+        events, at, codes = plain.events, plain.taken, plain.codes
+        if not fresh[at].all():
+            good = fresh[at]
+            events, at, codes = events[good], at[good], codes[good]
+        if not len(events):
+            return
+        events["n"], events["session"], events["recv_ns"] = n[at], session[at], recv[at]
+        self.out.add_placed(events, at, plain.products, codes, plain.levels)
+        found = np.bincount(events["kind"], minlength=16)
+        for name, kind in TYPES.items():
+            if found[kind]:
+                self.counts[name] += int(found[kind])
+
+    def _read_others(self, log: Sequence[Logged], at: NDArray[np.int64]) -> tuple[list[Message], NDArray[np.int64]]:
+        """Decode messages ``at``; return those that can be, and where they are."""
+        messages = self._read_many([m.raw for m in log]) if len(log) else []
+        if messages is not None:
+            return messages, at
+        messages, readable = [], []
+        for i, logged in zip(at.tolist(), log, strict=True):
+            try:
+                messages.append(_decode_one(logged.raw))
+                readable.append(i)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                unread = _unread_type(logged.raw)
+                if unread:
+                    self.counts.update((unread, "unknown_type"))
+                else:
+                    self.reject(i, logged.n, reason_of(error))
+        return messages, np.array(readable, np.int64)
 
     @staticmethod
-    def _read_many(raws: list[bytes]) -> tuple[list[Message] | None, list[int]]:
+    def _read_many(raws: list[bytes]) -> list[Message] | None:
+        """Decode messages all at once; None where one of them can't be."""
         joined = b"\n".join(raws)
         if joined.count(b"\n") == len(raws) - 1 and not repeats_a_key(joined):
             try:
                 messages = DECODER.decode_lines(joined)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                return None, []
+                return None
             if len(messages) == len(raws):
-                return messages, list(range(len(raws)))
-        return None, []
+                return messages
+        return None
 
     def _one_by_one(self, start: int) -> tuple[list[Message], NDArray[np.int64]]:
         messages: list[Message] = []
@@ -340,20 +393,28 @@ class _Work:
         keep_, numbers_, sessions_, recv_ = as_int
         return messages, keep_, numbers_, sessions_, recv_, np.array(kinds, np.int8)
 
+    def _fresh(self, n: NDArray[np.int64], session: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell of each message whether its number is greater than all before it in its session."""
+        last = self.decoder.last_n
+        fresh = np.ones(len(n), bool)
+        indexes = set(session.tolist())
+        if len(indexes) == 1 and n[0] > last.get(index := indexes.pop(), 0) and (n[1:] > n[:-1]).all():
+            last[index] = int(n[-1])
+            return fresh
+        for index in set(session.tolist()):
+            mine = np.flatnonzero(session == index)
+            highest = np.maximum.accumulate(np.concatenate(([last.get(index, 0)], n[mine])))
+            fresh[mine] = n[mine] > highest[:-1]
+            last[index] = int(highest[-1])
+        if not fresh.all():
+            self.counts["duplicate"] += int((~fresh).sum())
+        return fresh
+
     def _unseen(self, chunk: Chunk) -> Chunk:
         """Drop messages whose number was seen in their session."""
-        last = self.decoder.last_n
-        fresh = np.ones(len(chunk.n), bool)
-        for index in np.unique(chunk.session):
-            mine = np.flatnonzero(chunk.session == index)
-            numbers = chunk.n[mine]
-            before = last.get(int(index), 0)
-            highest = np.maximum.accumulate(np.concatenate(([before], numbers)))
-            fresh[mine] = numbers > highest[:-1]
-            last[int(index)] = int(highest[-1])
+        fresh = self._fresh(chunk.n, chunk.session)
         if fresh.all():
             return chunk
-        self.counts["duplicate"] += int((~fresh).sum())
         kept = np.flatnonzero(fresh)
         return Chunk(
             [chunk.messages[i] for i in kept],

@@ -33,6 +33,8 @@ from ingestion.kernel.step import run
 
 _STRETCH = 8192
 """Events taken at once: rings need room for the longest window and one stretch, and stay in the cache."""
+_SPARE = 512
+"""Entries that there is room for at least: looking for it costs as much as a few events."""
 _PIECE = 1 << 19
 """Bytes of lines decoded at once."""
 _FAR_FUTURE_NS = 2**62
@@ -91,6 +93,9 @@ class Featurizer:
         self.rejects: list[Reject] = []
         self._states: dict[str, states.State] = {}
         self._room = Room()
+        self._wanted = np.array([w in self.options.windows for w in WINDOWS])
+        self._spare: dict[str, NDArray[np.int64]] = {}
+        """Tickers, trades, book messages and levels that each product's state has room for."""
 
     def push_lines(self, data: bytes, *, now_ns: int | None = None) -> Rows:
         """Take complete lines of the log.
@@ -162,7 +167,6 @@ class Featurizer:
         options = self.options
         state = self._states.get(product) or states.new_state()
         before = state.counts.copy()
-        wanted = np.array([w in options.windows for w in WINDOWS])
         every_ns = 0 if options.every_s is None else options.every_s * 1_000_000_000
         total = sum(len(events) for _, events in parts)
         out = Output(self._room, total)
@@ -173,12 +177,11 @@ class Featurizer:
                 kinds = np.bincount(stretch["kind"], minlength=16)
                 books = int(kinds[BOOK_UPDATE] + kinds[BOOK_SNAPSHOT])
                 touched = int((stretch["hi"] - stretch["lo"]).sum()) if books else 0
-                state = states.make_room(
-                    state, tickers=int(kinds[TICKER]), trades=int(kinds[TRADE]), books=books, levels=touched
-                )
+                need = np.array([kinds[TICKER], kinds[TRADE], books, touched], np.int64)
+                state = self._with_room(product, state, need)
                 thin = options.compute_every_n
                 taken, out.rows, out.quotes = run(
-                    state, stretch, batch.levels, 0, every_ns, thin, wanted, *out.arrays, out.rows, out.quotes
+                    state, stretch, batch.levels, 0, every_ns, thin, self._wanted, *out.arrays, out.rows, out.quotes
                 )
                 at += taken
                 if taken < len(stretch):
@@ -189,6 +192,16 @@ class Featurizer:
         for name, more in zip(states.COUNTERS, (state.counts - before).tolist(), strict=True):
             if more:
                 self.counts[name] += more
+
+    def _with_room(self, product: str, state: states.State, need: NDArray[np.int64]) -> states.State:
+        """Return the state with room for so many more entries, made for many small pushes at once."""
+        spare = self._spare.get(product)
+        if spare is None or (need > spare).any():
+            spare = np.maximum(need, _SPARE)
+            tickers, trades, books, levels = spare.tolist()
+            state = states.make_room(state, tickers=tickers, trades=trades, books=books, levels=levels)
+        self._spare[product] = spare - need
+        return state
 
     def watermarks(self) -> dict[str, int]:
         """Return each product's watermark in ns."""

@@ -111,7 +111,8 @@ def test_the_plain_line_is_taken_and_others_are_left() -> None:
     scanned = scan_tickers(data, count_lines(data), 5, NOW)
     assert scanned.lines.tolist() == [0, 3]
     assert scanned.events["n"].tolist() == [5, 8]
-    assert scanned.products == ["BTC-USD", "BTC-USD"]
+    assert scanned.products == ["BTC-USD"]
+    assert scanned.codes.tolist() == [0, 0]
     assert [data[lo:hi].count(b"\n") for _, lo, hi in scanned.left] == [0, 0, 0]
     assert scanned.left[:, 0].tolist() == [1, 2, 4]
 
