@@ -60,7 +60,7 @@ def show(findings: Findings, *, as_json: bool) -> None:
         print(f"{name:<10} {rates or 'nothing'}")
         share = "not judged" if p["heartbeat_share"] is None else f"{p['heartbeat_share']:.1%}"
         print(
-            f"           heartbeats in {share} of seconds, gaps {_listed(p['gaps'])} over {p['gap_s']:g} s"
+            f"           a recent heartbeat in {share} of the time, gaps {_listed(p['gaps'])} over {p['gap_s']:g} s"
             f"{' (one open)' if p['gap_open'] else ''}, longest quiet {p['longest_quiet_s']:g} s"
         )
     if said["errors"]:

@@ -19,6 +19,8 @@ from ingestion.topics import Envelope, partition_of
 _NO_ROWS: Final = 2**62
 _HEARTBEATS: Final = ("heartbeat", "heartbeats")
 _S: Final = 1_000_000_000
+BEAT_NS: Final = 1_500_000_000
+"""How long a heartbeat counts: they come each second, a little early or late."""
 
 
 class _Record(msgspec.Struct):
@@ -42,7 +44,9 @@ class Product:
     quiet_ns
         Longest time between two of them.
     beats
-        Seconds of receive time in which a heartbeat came.
+        Heartbeats.
+    beat_ns
+        Receive time that lies at most BEAT_NS after a heartbeat, up to the last one.
     subscribed
         Channels by the ingestor's records.
     gaps
@@ -58,11 +62,12 @@ class Product:
     last_ns: int = 0
     quiet_ns: int = 0
     beats: int = 0
+    beat_ns: int = 0
     subscribed: frozenset[str] = frozenset()
     gaps: Counter[str] = field(default_factory=Counter)
     gap_ns: int = 0
     gap_since_ns: int | None = None
-    _beat_s: int = -1
+    _beat: int = 0
 
     def see(self, kind: str, recv_ns: int) -> None:
         """Take a message."""
@@ -72,9 +77,10 @@ class Product:
         else:
             self.first_ns = recv_ns
         self.last_ns = max(self.last_ns, recv_ns)
-        if kind in _HEARTBEATS and recv_ns // _S > self._beat_s:
-            self._beat_s = recv_ns // _S
+        if kind in _HEARTBEATS:
             self.beats += 1
+            self.beat_ns += min(BEAT_NS, max(0, recv_ns - (self._beat or self.first_ns)))
+            self._beat = recv_ns
 
     @property
     def messages(self) -> int:
@@ -87,9 +93,11 @@ class Product:
         return (self.last_ns - self.first_ns) / _S
 
     def beat_share(self) -> float | None:
-        """Share of the seconds that had a heartbeat; None where none is subscribed or under five seconds were seen."""
-        wanted = "heartbeat" in self.subscribed or self.beats
-        return min(1.0, self.beats / self.seconds) if wanted and self.seconds >= 5 else None
+        """Share of the time with a recent heartbeat; None where none is subscribed or under five seconds were seen."""
+        if not ("heartbeat" in self.subscribed or self.beats) or self.seconds < 5:
+            return None
+        tail = min(BEAT_NS, self.last_ns - self._beat) if self._beat else 0
+        return (self.beat_ns + tail) / (self.last_ns - self.first_ns)
 
 
 class Stretch:

@@ -22,7 +22,7 @@ WAIT_S: Final = 30.0
 ERROR_SHARE: Final = 0.05
 """Most messages of a healthy stream that can't be read."""
 BEAT_SHARE: Final = 0.9
-"""Least share of seconds with a heartbeat where they are subscribed."""
+"""Least share of the time with a recent heartbeat where they are subscribed."""
 GAP_SHARE: Final = 0.05
 """Most of the time that may lie inside gaps."""
 _MOST: Final = 2000
@@ -258,7 +258,7 @@ def _judge(findings: Findings, limits: Limits) -> None:
         if not product.messages:
             check(f"{name}: messages", 0, ">=", 1)
             continue
-        check(f"{name}: seconds with a heartbeat, share", product.beat_share(), ">=", BEAT_SHARE)
+        check(f"{name}: time with a recent heartbeat, share", product.beat_share(), ">=", BEAT_SHARE)
         open_ns = 0
         watermark = stretch.watermark_ns(name)
         if product.gap_since_ns is not None and watermark is not None:
