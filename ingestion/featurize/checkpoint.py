@@ -9,6 +9,7 @@ import os
 import uuid
 from typing import Any, Final
 
+import structlog
 import zstandard
 
 from feature_repo.errors import StoreError
@@ -70,11 +71,14 @@ class Checkpoints:
             raise self._refused("written", error) from error
 
     def read(self, partition: int) -> bytes | None:
-        """Return a partition's state, None where there is none or it is damaged."""
+        """Return a partition's state, None where there is none, or it is damaged or can't be read."""
         try:
             with self._fs.open(self.path(partition), "rb") as file:
                 return zstandard.ZstdDecompressor().decompress(file.read())
-        except (FileNotFoundError, zstandard.ZstdError):
+        except FileNotFoundError:
+            return None
+        except (OSError, zstandard.ZstdError) as error:
+            structlog.get_logger("featurize").warning("checkpoint", partition=partition, error=str(error))
             return None
 
     def _refused(self, what: str, error: OSError) -> StoreError:
