@@ -183,7 +183,7 @@ class Worker:
             error = message.error()
             if error is None:
                 good.append(message)
-            elif error.fatal():
+            elif error.fatal() or error.code() == error._FATAL:  # noqa: SLF001  (a public constant in spite of its name)
                 raise StoreError(
                     f"Kafka refused this member: {error.str()}; a static id (--instance-id) belongs to one "
                     "worker: give each its own"
