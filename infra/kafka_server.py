@@ -4,6 +4,7 @@
 
     python -m infra.kafka_server [--port N] [--data DIR]      make kafka: in the foreground, Ctrl-C ends it
     python -m infra.kafka_server --download                   the jars only
+    python -m infra.kafka_server --inside kafka:29092         in a container, for others of its network too
 
 A KRaft broker, which is its own controller. It listens on loopback, keeps its log in ``<data>/kafka/log`` (over kill -9
 too), writes itself to ``<data>/run/services.json``, and ends with the process that started it. `infra.kafka_jars` says
@@ -76,15 +77,22 @@ class RealKafka(supervisor.Supervised):
         self.start()
 
 
-def _properties(port: int, controller: int, log: Path) -> str:
+def _properties(port: int, controller: int, log: Path, inside: str | None = None) -> str:
+    every = HOST if inside is None else "0.0.0.0"  # noqa: S104  (only where --inside asks for it)
+    listeners = {"PLAINTEXT": (f"{every}:{port}", f"{HOST}:{port}")}
+    if inside is not None:
+        listeners["INSIDE"] = (f"{every}:{inside.rpartition(':')[2]}", inside)
+    at = ",".join(f"{name}://{where}" for name, (where, _) in listeners.items())
     return "\n".join(
         f"{key}={value}"
         for key, value in {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.bootstrap.servers": f"{HOST}:{controller}",
-            "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{port}",
+            "listeners": f"{at},CONTROLLER://{HOST}:{controller}",
+            "advertised.listeners": ",".join(f"{name}://{told}" for name, (_, told) in listeners.items()),
+            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in (*listeners, "CONTROLLER")),
+            "inter.broker.listener.name": "PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": log,
             "auto.create.topics.enable": "false",
@@ -121,11 +129,13 @@ def _format(kafka: Kafka, properties: Path, log: Path) -> None:
 
 
 @contextmanager
-def _broker(kafka: Kafka, folder: Path, port: int, jvm: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
+def _broker(
+    kafka: Kafka, folder: Path, port: int, inside: str | None = None, jvm: tuple[str, ...] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a broker in ``folder``, ready when the block begins."""
     with supervisor.folder_to_itself(folder, "Kafka") as output:
         properties, log = folder / "server.properties", folder / "log"
-        properties.write_text(_properties(port, _controller_port(properties), log))
+        properties.write_text(_properties(port, _controller_port(properties), log, inside))
         _format(kafka, properties, log)
         with supervisor.child(kafka.command("kafka.Kafka", str(properties), jvm=jvm), output) as server:
             what = f"Kafka on port {port} (VOLSPIKE_KAFKA_PORT)"
@@ -134,11 +144,11 @@ def _broker(kafka: Kafka, folder: Path, port: int, jvm: tuple[str, ...] = ()) ->
 
 
 def _warm(kafka: Kafka, folder: Path) -> None:
-    with _broker(kafka, folder, _spare_port(), archiving(kafka)):
+    with _broker(kafka, folder, _spare_port(), jvm=archiving(kafka)):
         pass
 
 
-def _serve(port: int, data: Path, parent: int | None) -> None:
+def _serve(port: int, data: Path, inside: str | None, parent: int | None) -> None:
     """Run the broker until the parent is gone, this process is told to end, or the broker ends by itself."""
     if supervisor.busy(port):
         raise StoreError(
@@ -146,7 +156,7 @@ def _serve(port: int, data: Path, parent: int | None) -> None:
             f"VOLSPIKE_KAFKA_SERVERS={HOST}:{port} to use what runs there"
         )
     folder = data / "kafka"
-    with _broker(prepare(_warm), folder, port) as server:
+    with _broker(prepare(_warm), folder, port, inside) as server:
         with supervisor.announced(data / "run", "kafka", server.pid, port):
             _say_ready(server.pid, port, folder / "log", parent)
             supervisor.watch(lambda: server.poll() is None, parent)
@@ -194,16 +204,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m infra.kafka_server", description="Run Apache Kafka on loopback.")
     parser.add_argument("--port", type=int, help="port on 127.0.0.1; default: VOLSPIKE_KAFKA_PORT")
     parser.add_argument("--data", type=Path, help="data folder; default: VOLSPIKE_DATA")
+    parser.add_argument("--inside", metavar="HOST:PORT", help="in a container: the name and port for other containers")
     parser.add_argument("--parent", type=int, help="process to end with; without it Ctrl-C ends it")
     parser.add_argument("--download", action="store_true", help="bring the jars and end")
     given = parser.parse_args()
+    if given.inside is not None and not re.fullmatch(r"[\w.-]+:\d+", given.inside):
+        parser.error(f"--inside must be HOST:PORT, was {given.inside!r}: write for example kafka:29092")
     port, data = given.port or settings().kafka_port, given.data or settings().data
 
     def serve() -> None:
         if given.download:
             print(prepare(_warm).jars)
         else:
-            _serve(port, data.absolute(), given.parent)
+            _serve(port, data.absolute(), given.inside, given.parent)
 
     supervisor.run(serve, as_json=given.parent is not None)
 
