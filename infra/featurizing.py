@@ -30,13 +30,13 @@ def featurize(
     from ingestion.featurize.checkpoint import Checkpoints
     from ingestion.featurize.online_sink import OnlineSink
     from ingestion.featurize.publisher import Publisher
+    from ingestion.featurize.tuning import tune
     from ingestion.featurize.worker import Summary, Worker
     from ingestion.kernel.warm import warm_up
     from ingestion.online import OnlineTable
     from ingestion.topics import FEATURES, QUOTES
 
     configure_logging(settings().log_level)
-    sys.setswitchinterval(0.0005)  # the threads of commit and online store must not hold a row up for 5 ms
     stop = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -49,10 +49,11 @@ def featurize(
         s = settings()
         name = group or s.group
         there = kafka.require_topics(servers, [topic, FEATURES, QUOTES], s.partitions)
+        quick = {"session_timeout_ms": kafka.session_ms(servers)}
         checkpoints = Checkpoints(s.checkpoints, f"{name}/{kafka.cluster_id(servers)}", topic)
         online = OnlineSink(OnlineTable().write_parts)
         worker = Worker(
-            kafka.consumer(name, servers, instance=instance_id),
+            kafka.consumer(name, servers, instance=instance_id, **quick),
             topic,
             there[topic],
             publisher=Publisher(kafka.producer(servers, compression_type="lz4"), there),
@@ -64,6 +65,7 @@ def featurize(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, end)
         say("reading", topic, as_json)
+        tune()
         summary: Summary = worker.run(stop.is_set, max_messages)
     if as_json:
         print(json.dumps(summary.as_dict()))

@@ -19,6 +19,8 @@ from ingestion.kernel import Part
 
 RETRY_S: Final = 0.5
 """Wait after a failed write: a Redis that is gone is asked twice a second."""
+REST_S: Final = 0.05
+"""Wait after a write while a backlog is read: its rows are history, and writing each would take half of the time."""
 
 
 class OnlineSink:
@@ -36,22 +38,35 @@ class OnlineSink:
         self._changed = threading.Condition()
         self._writing = False
         self._ending = False
+        self._behind = False
+        self._closing = False
         self.counts: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._run, name="online", daemon=True)
         self._thread.start()
 
-    def take(self, parts: Iterable[Part]) -> None:
-        """Have the last row of each part written; returns at once."""
+    def take(self, parts: Iterable[Part], *, behind: bool = False) -> None:
+        """Have the last row of each part written; returns at once.
+
+        Parameters
+        ----------
+        parts
+            Rows, in log order.
+        behind
+            Whether more of the log waits to be read: then rows are written in intervals.
+        """
         newest = {part.product_id: part for part in parts if part.ints.shape[1]}
         if newest:
             with self._changed:
                 self._newest.update(newest)
+                self._behind = behind
                 self._changed.notify()
 
     def close(self, timeout_s: float = 2.0) -> bool:
         """Write what is left and stop; False where it couldn't be written in time."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
+            self._closing = True
+            self._changed.notify_all()
             drained = self._changed.wait_for(lambda: not (self._newest or self._writing), timeout_s)
             self._ending = True
             self._changed.notify_all()
@@ -81,4 +96,7 @@ class OnlineSink:
                 if failed:
                     self._newest = {**taken, **self._newest}
                     self._changed.wait_for(lambda: self._ending, RETRY_S)
+                elif self._behind:
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._ending or not self._behind or self._closing, REST_S)
                 self._changed.notify_all()

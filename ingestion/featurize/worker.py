@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 BATCH: Final = 5_000
 """Most messages taken at once: what the kernel turns into rows between two looks at the clock."""
+BEHIND: Final = 500
+"""Messages at once that say that the log is longer than was read: half a second of a busy market."""
 COMMIT_ROWS: Final = 50_000
 """Rows after which a commit is begun early: bounds memory (60 MB) while a long log is read."""
 MOST_ROWS: Final = 4 * COMMIT_ROWS
@@ -199,10 +201,10 @@ class Worker:
         self.summary.messages += len(messages)
         for index, some in by_partition.items():
             if index in self._mine:
-                self._spread(self._mine[index].take(some).parts)
+                self._spread(self._mine[index].take(some).parts, behind=len(messages) > BEHIND)
 
-    def _spread(self, parts: Sequence[Part]) -> None:
-        self._online.take(parts)
+    def _spread(self, parts: Sequence[Part], *, behind: bool) -> None:
+        self._online.take(parts, behind=behind)
         for part in parts:
             self._publisher.take(part, self._held_rows, self._held_quotes)
             rows, quotes = part.ints.shape[1], part.quote_ints.shape[1]
