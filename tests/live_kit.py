@@ -61,7 +61,7 @@ class Command:
         self.name, self.log = name, folder / f"{name}.log"
         self._arguments, self._environment = [sys.executable, "-m", "infra.cli", name, *more], environment
         self._process: subprocess.Popen[bytes] | None = None
-        self.starts = 0
+        self.started_ns: list[int] = []
         self.codes: list[int] = []
         """Exit codes of those that ended by themselves."""
 
@@ -87,7 +87,7 @@ class Command:
                 stdout=log,
                 stderr=log,
             )
-        self.starts += 1
+        self.started_ns.append(time.time_ns())
 
     @property
     def running(self) -> bool:

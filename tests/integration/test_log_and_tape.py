@@ -34,6 +34,7 @@ def online(redis_server: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -
     settings.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_tape_of_the_live_log_adds_nothing_to_the_live_tables(
     online: None, data_dir: Path, kafka_broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
