@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from feature_repo.contract import WINDOWS
 from feature_repo.errors import ContractError, UsageError
 from ingestion.kernel import state as states
-from ingestion.kernel.decode import Decoder, Logged
+from ingestion.kernel.decode import Decoder
 from ingestion.kernel.events import BOOK_SNAPSHOT, BOOK_UPDATE, TICKER, TRADE, Batch, Reject
 from ingestion.kernel.output import Output, Room
+from ingestion.kernel.reading import Logged
 from ingestion.kernel.rows import (
     QUOTE_SCHEMA,
     ROW_SCHEMA,

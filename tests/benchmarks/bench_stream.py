@@ -1,4 +1,4 @@
-"""How fast, how evenly shared and in how much memory the raw log becomes rows; how fast a feed becomes the raw log.
+"""How fast, how evenly shared and in how much memory the raw log becomes rows (``bench ingest``: the way into the log).
 
 Caveats: the market is generated (per product and second 4 tickers, 4 matches, 4 level-2 updates and a heartbeat; with
 status records and keyframes, as ingested). Broker, Redis and everything measured share the machine, and so does
@@ -19,34 +19,29 @@ from typing import Any
 import msgspec
 
 from ingestion import kafka, tables
-from ingestion.topics import FEATURES, QUOTES, RAW, Envelope, headers
+from ingestion.topics import FEATURES, QUOTES, Envelope, headers
 from tests.benchmarks.live_parts import (
     Place,
     Process,
-    address_of,
     figure,
     place,
     rss_bytes,
     running,
-    volspike,
 )
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 LOG_SECONDS = 7_200
-QUICK = {"seconds": 900, "feed_seconds": 600, "hours": 0.05}
-FEED_RATE = 20_500
+QUICK = {"seconds": 900, "hours": 0.05}
 _DECODER = msgspec.msgpack.Decoder(list[tuple[str, int, int, str, str, str, bytes]])
 
 
-def run(seconds: int = LOG_SECONDS, feed_seconds: int = 12_000, hours: float = 1.0) -> list[dict[str, Any]]:
+def run(seconds: int = LOG_SECONDS, hours: float = 1.0) -> list[dict[str, Any]]:
     """Measure, and return one object per figure.
 
     Parameters
     ----------
     seconds
         Length of the market behind the topic that is read.
-    feed_seconds
-        Length of the market that is ingested.
     hours
         At 1,000 messages a second, behind the measurement of memory.
     """
@@ -56,9 +51,6 @@ def run(seconds: int = LOG_SECONDS, feed_seconds: int = 12_000, hours: float = 1
         found += from_topic(there, files)
         found += from_files(files)
         found += memory(there, int(hours * 3_600_000))
-    for kind in ("embedded", "real"):
-        with place(kind) as there:
-            found += ingested(there, feed_seconds)
     return found
 
 
@@ -312,28 +304,6 @@ def squeezed(messages: Iterator[tuple[int, str, bytes]]) -> Iterator[tuple[int, 
         us = start + i * 1_000
         text = b'"time":"' + np.datetime_as_string(np.datetime64(us, "us")).encode() + b'Z"'
         yield us * 1_000, product, stamp.sub(text, raw, count=1)
-
-
-def ingested(there: Place, seconds: int) -> list[dict[str, Any]]:
-    """Ingest a feed of 20,500 messages a second, the exchange in a process of its own."""
-    per_second = 34.0
-    exchange = volspike(
-        "exchange", "--port", "0", "--preload", "--seconds", str(seconds), "--speed", str(FEED_RATE / per_second),
-        "--times", "squeeze",
-    )  # fmt: skip
-    with running(exchange, there.environment("exchange")) as feed:
-        url = f"ws://{address_of(there.data / 'exchange', 'exchange')}"
-        pairs = ",".join(PRODUCTS)
-        command = volspike("ingest", "--feed", url, "--pair", pairs, "--topic", RAW)
-        with running(command, there.environment("ingest")) as ingest:
-            sent = feed.result()
-            report = ingest.end()
-    rate = report["acknowledged"] / report["seconds"]
-    name = f"ingest, {there.kind} broker"
-    return [
-        figure(f"{name}: most messages waiting for the worker", report["queue_deepest"], "messages", 5_000.0, "<="),
-        figure(f"{name}: messages", rate, "1/s", 20_000.0, ">=", sent.get("messages", 0)),
-    ]
 
 
 if __name__ == "__main__":

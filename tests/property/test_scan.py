@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion.kernel import Featurizer, decode
+from ingestion.kernel import Featurizer, reading
 from ingestion.kernel.decode import Decoder
 from ingestion.kernel.events import Batch
 from ingestion.kernel.scan import count_lines, scan_tickers
@@ -74,7 +74,7 @@ def decoded(data: bytes, *, scanned: bool) -> tuple[Batch, dict[str, Any]]:
     d = Decoder()
     with pytest.MonkeyPatch.context() as patch:
         if not scanned:
-            patch.setattr(decode, "_LOOK_AHEAD", 0)
+            patch.setattr(reading, "_LOOK_AHEAD", 0)
         batch = d.decode(data, NOW)
     return batch, {"last_n": d.last_n, "seen": dict(d.seen), "sessions": d.sessions, "line": d.line}
 

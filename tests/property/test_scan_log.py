@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingestion.kernel import decode
+from ingestion.kernel import reading
 from ingestion.kernel.decode import Decoder
 from ingestion.kernel.events import BOOK_UPDATE, Batch
 from ingestion.kernel.scan import ScannedLog, scan_log
@@ -111,7 +111,7 @@ def decoded(pushes: list[list[Envelope]], *, scanned: bool) -> tuple[list[Batch]
     d = Decoder()
     with pytest.MonkeyPatch.context() as patch:
         if not scanned:
-            patch.setattr(decode, "scan_log", nothing)
+            patch.setattr(reading, "scan_log", nothing)
         batches = [d.decode_log(log, NOW) for log in pushes]
     return batches, {"last_n": d.last_n, "seen": dict(d.seen), "sessions": d.sessions, "told": d.told}
 
