@@ -29,7 +29,7 @@ def featurize(
     from ingestion import kafka
     from ingestion.featurize.checkpoint import Checkpoints
     from ingestion.featurize.online_sink import OnlineSink
-    from ingestion.featurize.publisher import Publisher
+    from ingestion.featurize.publisher import PRODUCER, Publisher
     from ingestion.featurize.tuning import tune
     from ingestion.featurize.worker import Summary, Worker
     from ingestion.kernel.warm import warm_up
@@ -56,7 +56,7 @@ def featurize(
             kafka.consumer(name, servers, instance=instance_id, **quick),
             topic,
             there[topic],
-            publisher=Publisher(kafka.producer(servers, compression_type="lz4"), there),
+            publisher=Publisher(kafka.producer(servers, **PRODUCER), there),
             online=online,
             checkpoints=checkpoints,
             commit_every_s=s.commit_every_s,

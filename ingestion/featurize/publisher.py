@@ -16,6 +16,9 @@ from ingestion.wire import Wire, feature_messages, quote_messages
 
 Held = dict[tuple[str, str], int]
 """(session, product) -> last message that a table holds."""
+PRODUCER: Final = {"compression_type": "lz4", "queue_buffering_max_kbytes": 65_536}
+"""Settings of its producer: rows of floats gain little from a slower compressor, and a queue of the default gigabyte
+would be the featurizer's whole memory many times over."""
 FLUSH_S: Final = 60.0
 """Bound on waiting for acknowledgements; a broker that is gone longer stops the commit, not the reading."""
 

@@ -4,7 +4,7 @@
 
     consume ──► Partition.take ──► OnlineSink   newest row per product, at once
                      │         ──► Publisher    every row, at once
-                     └─ gathered ──► Committer  every 2 s or 50,000 rows: tables, offset, checkpoint
+                     └─ gathered ──► Committer  every 2 s or 20,000 rows: tables, offset, checkpoint
 
 A partition that is taken away is committed first, so that its next owner finds all; a partition that is taken over goes
 on from its checkpoint, else from the offset to rewind to, else from where the log begins.
@@ -38,9 +38,9 @@ BATCH: Final = 5_000
 """Most messages taken at once: what the kernel turns into rows between two looks at the clock."""
 BEHIND: Final = 500
 """Messages at once that say that the log is longer than was read: half a second of a busy market."""
-COMMIT_ROWS: Final = 50_000
-"""Rows after which a commit is begun early: bounds memory (60 MB) while a long log is read."""
-MOST_ROWS: Final = 4 * COMMIT_ROWS
+COMMIT_ROWS: Final = 20_000
+"""Rows after which a commit is begun early: bounds memory (25 MB, and twice that while they are written)."""
+MOST_ROWS: Final = 2 * COMMIT_ROWS
 """Rows gathered at most: while the tables can't be written, reading stops here."""
 IDLE_S: Final = 0.1
 """Longest wait for a message: how often the loop looks at its clock in a quiet market."""

@@ -147,7 +147,8 @@ class Client:
         else:
             what = f"pair {','.join(named)}" if named else f"{','.join(self.products)} with {','.join(self.channels)}"
             told = f"{self.feed.url} refused to subscribe {what}: {complaint[:300]}; correct --pair or --channels"
-            self.fail(InputError(told))
+            # at once: queued behind what else the worker has to say, this would not be the reason given
+            Client.fail(self, InputError(told))
 
     async def _once(self) -> str:
         """Live through one connection; return why it ended."""

@@ -166,7 +166,7 @@ def _job_featurize(topic: str, index: str, messages: str) -> dict[str, float]:
     from infra.settings import settings
     from ingestion.featurize.checkpoint import Checkpoints
     from ingestion.featurize.online_sink import OnlineSink
-    from ingestion.featurize.publisher import Publisher
+    from ingestion.featurize.publisher import PRODUCER, Publisher
     from ingestion.featurize.tuning import tune
     from ingestion.featurize.worker import Worker
     from ingestion.kernel.warm import warm_up
@@ -181,7 +181,7 @@ def _job_featurize(topic: str, index: str, messages: str) -> dict[str, float]:
         _Given(s.kafka_servers, topic, int(index)),  # type: ignore[arg-type]
         topic,
         1,  # one partition's worker keeps all products that it meets
-        publisher=Publisher(kafka.producer(s.kafka_servers, compression_type="lz4"), there),
+        publisher=Publisher(kafka.producer(s.kafka_servers, **PRODUCER), there),
         online=OnlineSink(OnlineTable().write_parts),
         checkpoints=Checkpoints(s.checkpoints, f"bench-{index}", topic),
     )
