@@ -108,6 +108,7 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
     """
     from infra.broker import ensure_kafka
     from infra.embedded import ensure_redis
+    from ingestion.exchange import Taped
     from ingestion.kernel.warm import warm_up
     from ingestion.online import OnlineTable
     from ingestion.topics import RAW
@@ -125,17 +126,21 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
         redis = stack.enter_context(ensure_redis())
         say(f"kafka {servers}, redis {redis}")
         feed, products = settings().feed, order.products or settings().products
+        channels = settings().channels
+        taped = Taped(order.tapes, order.products) if order.tapes else None
         if order.feed != "live":
             exchange = stack.enter_context(_child("exchange", _exchange(order)))
             feed = _address(exchange)
             products = order.products or PRODUCTS
+            if taped is not None:
+                products, channels = taped.products, ",".join(taped.channels)
+                feed += "/advanced" if taped.dialect == "advanced" else ""
             say(f"exchange {feed}, {order.feed} at {order.speed:g} times its speed")
         pair = ",".join(products)
         service = stack.enter_context(_service(order.service))
         featurize = stack.enter_context(_child("featurize", volspike("featurize", "--json")))
-        command = volspike(
-            "ingest", "--json", "--feed", feed, "--pair", pair, *(["--save-raw"] if order.save_raw else [])
-        )
+        saving = ["--save-raw"] if order.save_raw else []
+        command = volspike("ingest", "--json", "--feed", feed, "--pair", pair, "--channels", channels, *saving)
         ingest = stack.enter_context(_child("ingest", command))
         parts = [featurize, ingest]
         say(f"ingest, featurize; {'service ' + service if service else 'no service'}; Ctrl-C stops all in order")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from infra.broker import EmbeddedKafka
 from infra.embedded import EmbeddedRedis
@@ -19,6 +20,18 @@ from infra.kafka_server import RealKafka
 from infra.settings import ROOT, settings
 
 SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def own_process_state() -> Iterator[None]:
+    """Let no test leave the process changed for the next: its environment, its settings, where its log goes."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
+    settings.cache_clear()
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -22,6 +22,13 @@ _ADVANCED: Final = {
     ("l2_data", "snapshot"): "snapshot",
     ("l2_data", "update"): "l2update",
 }
+_KIND: Final = re.compile(
+    rb'"(?:type|channel)\\?"\s*:\s*\\?"(ticker|match|l2update|heartbeat|market_trades|l2_data|heartbeats)\\?"'
+)
+_CHANNELS: Final = {
+    b"ticker": "ticker", b"match": "matches", b"market_trades": "matches", b"l2update": "level2_batch",
+    b"l2_data": "level2_batch", b"heartbeat": "heartbeat", b"heartbeats": "heartbeat",
+}  # fmt: skip
 _NAMED: Final = re.compile(rb'\\?"product_id\\?":\s*\\?"([^"\\]+)')
 
 
@@ -54,10 +61,12 @@ class Taped:
         self._tapes = find_tapes(paths)
         self.name = ", ".join(tape.path.name for tape in self._tapes[:3]) + (", …" if len(self._tapes) > 3 else "")
         there: set[str] = set()
+        kinds: set[str] = set()
         dialects: set[Dialect] = set()
         for tape in self._tapes:
             for block in read_lines(tape):
                 there.update(name.decode() for name in _NAMED.findall(block))
+                kinds.update(_CHANNELS[kind] for kind in _KIND.findall(block))
             first = next((message for _, message, _ in _messages(tape) if message.type or message.channel), None)
             if first is not None:
                 dialects.add("advanced" if first.channel else "exchange")
@@ -69,6 +78,8 @@ class Taped:
         if unknown := sorted(wanted - there):
             raise UsageError(f"products {', '.join(unknown)} are not on the tape, which has {', '.join(sorted(there))}")
         self.products = tuple(sorted(wanted))
+        self.channels = tuple(sorted(kinds))
+        """Channels whose messages stand on the tapes, by their names on the Exchange feed."""
 
     def items(self) -> Iterator[Item]:
         """Yield the items from the beginning; messages that nobody can be sent are left out."""

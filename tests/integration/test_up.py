@@ -66,15 +66,16 @@ def test_it_runs_for_a_while_and_its_tape_adds_nothing(data_dir: Path) -> None:
     assert (again.rows_added, again.quotes_added) == (0, 0)
 
 
+@pytest.mark.slow
 def test_it_runs_a_tape_on_given_servers_and_ends_at_a_signal(
     data_dir: Path, shared_data: Path, kafka_real: str, redis_debian: str, until: Callable[..., bool]
 ) -> None:
-    tape = shared_data / "exchange_10products_20210417_31s.ndjson.gz"
+    tape = shared_data / "exchange_BTC-USD_20180416_2min.ndjson.gz"
     servers = {"VOLSPIKE_KAFKA_SERVERS": kafka_real, "VOLSPIKE_REDIS_URL": redis_debian, "VOLSPIKE_GROUP": "up-tape"}
-    options = ("--feed", "tape", "--tape", str(tape), "--pair", "BTC-USD,ETH-USD", "--speed", "2")
+    options = ("--feed", "tape", "--tape", str(tape), "--speed", "4")
     process = run_up(data_dir, *options, environment=servers)
     try:
-        assert until(lambda: sum(tables.last_n("spike_features").values()) > 200, 90, 0.5)
+        assert until(lambda: sum(tables.last_n("spike_features").values()) > 2_000, 60, 0.5)
     finally:
         process.send_signal(signal.SIGINT)
     assert_nothing_lost(outcome(process), data_dir)
