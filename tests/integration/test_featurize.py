@@ -159,6 +159,7 @@ def test_restarts_change_no_bit(stage: Callable[[list[Envelope]], Stage]) -> Non
     assert_tables_hold(log)
 
 
+@pytest.mark.slow
 def test_without_its_checkpoint_a_worker_rewinds_and_adds_nothing_twice(
     stage: Callable[[list[Envelope]], Stage], data_dir: Path
 ) -> None:
@@ -181,6 +182,7 @@ def test_without_its_checkpoint_a_worker_rewinds_and_adds_nothing_twice(
     assert_tables_hold(log, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_second_worker_takes_over_partitions_and_nothing_is_lost(
     stage: Callable[[list[Envelope]], Stage],
 ) -> None:

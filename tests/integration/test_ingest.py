@@ -195,6 +195,7 @@ def command(url: str, broker: str, *more: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_kill_with_the_broker_gone_loses_a_second_at_most(data_dir: Path, tmp_path: Path, until: Until) -> None:
     ledger = tmp_path / "sent.ndjson"
     with (

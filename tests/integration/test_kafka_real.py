@@ -30,6 +30,7 @@ def tools(kafka_real: str) -> str:
     return kafka_real
 
 
+@pytest.mark.slow
 def test_acknowledged_messages_and_offsets_outlive_kill_9(
     tools: str, data_dir: Path, free_port: int, until: Until
 ) -> None:

@@ -55,6 +55,7 @@ def assert_nothing_lost(found: dict[str, Any], data: Path) -> None:
     assert json.loads((data / "run" / "services.json").read_text()) == []
 
 
+@pytest.mark.slow
 def test_it_runs_for_a_while_and_its_tape_adds_nothing(data_dir: Path) -> None:
     found = outcome(run_up(data_dir, "--seconds", "4", "--speed", "10", "--save-raw"))
     assert_nothing_lost(found, data_dir)
