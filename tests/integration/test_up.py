@@ -76,7 +76,7 @@ def test_it_runs_a_tape_on_given_servers_and_ends_at_a_signal(
     options = ("--feed", "tape", "--tape", str(tape), "--speed", "4")
     process = run_up(data_dir, *options, environment=servers)
     try:
-        assert until(lambda: sum(tables.last_n("spike_features").values()) > 2_000, 60, 0.5)
+        assert until(lambda: sum(tables.last_n("spike_features").values()) > 2_000, 180, 0.5)
     finally:
         process.send_signal(signal.SIGINT)
     assert_nothing_lost(outcome(process), data_dir)
