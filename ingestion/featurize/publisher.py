@@ -16,7 +16,7 @@ from ingestion.wire import Wire, feature_messages, quote_messages
 
 Held = dict[tuple[str, str], int]
 """(session, product) -> last message that a table holds."""
-PRODUCER: Final = {"compression_type": "lz4", "queue_buffering_max_kbytes": 65_536}
+PRODUCER: Final = {"compression_type": "lz4", "queue_buffering_max_kbytes": 16_384}
 """Settings of its producer: rows of floats gain little from a slower compressor, and a queue of the default gigabyte
 would be the featurizer's whole memory many times over."""
 FLUSH_S: Final = 60.0

@@ -4,7 +4,7 @@
 
     consume ──► Partition.take ──► OnlineSink   newest row per product, at once
                      │         ──► Publisher    every row, at once
-                     └─ gathered ──► Committer  every 2 s or 20,000 rows: tables, offset, checkpoint
+                     └─ gathered ──► Committer  every 2 s or 8,000 rows: tables, offset, checkpoint
 
 A partition that is taken away is committed first, so that its next owner finds all; a partition that is taken over goes
 on from its checkpoint, else from the offset to rewind to, else from where the log begins.
@@ -34,12 +34,12 @@ from ingestion.kernel import Options, Part
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message, TopicPartition
 
-BATCH: Final = 5_000
+BATCH: Final = 2_000
 """Most messages taken at once: what the kernel turns into rows between two looks at the clock."""
 BEHIND: Final = 500
 """Messages at once that say that the log is longer than was read: half a second of a busy market."""
-COMMIT_ROWS: Final = 20_000
-"""Rows after which a commit is begun early: bounds memory (25 MB, and twice that while they are written)."""
+COMMIT_ROWS: Final = 8_000
+"""Rows after which a commit is begun early: bounds memory (10 MB, and twice that while they are written)."""
 MOST_ROWS: Final = 2 * COMMIT_ROWS
 """Rows gathered at most: while the tables can't be written, reading stops here."""
 IDLE_S: Final = 0.1
@@ -309,8 +309,8 @@ class Worker:
         committed = self._consumer.committed([TopicPartition(self._topic, index)], LOG_S)[0]
         start, how = low, "the log's beginning"
         if committed.offset >= 0 and committed.metadata:
-            rewind = msgspec.json.decode(committed.metadata.encode(), type=dict[str, int]).get("rewind", low)
-            if low <= rewind <= high:
+            rewind = _rewind_of(committed.metadata)
+            if rewind is not None and low <= rewind <= high:
                 start, how = rewind, "rewinding"
         return Partition(index, self._count, self._options, start), how
 
@@ -344,3 +344,11 @@ class Worker:
     def _sum_up(self) -> None:
         for more in (self._publisher.counts, self._online.counts, self._committer.counts):
             self.summary.counts.update(more)
+
+
+def _rewind_of(metadata: str) -> int | None:
+    """Return the offset to rewind to that a commit's metadata says; None where somebody else's tool wrote it."""
+    try:
+        return msgspec.json.decode(metadata.encode(), type=dict[str, int]).get("rewind")
+    except msgspec.MsgspecError:
+        return None
