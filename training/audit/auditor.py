@@ -1,0 +1,54 @@
+"""The audit: every check on one run, each trying to prove it wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from training.audit.evidence import Evidence
+from training.audit.findings import Audit, Finding
+
+if TYPE_CHECKING:
+    from training.runs import Run
+
+Check = Callable[[Evidence], Iterable[Finding]]
+
+QUICK: Final[dict[str, Check]] = {}
+"""Checks that together take under two seconds on 50,000 rows, by name."""
+FULL: Final[dict[str, Check]] = {}
+"""Checks that fit models or read tapes, by name."""
+
+
+def audit(run: str | Run | Evidence, quick: bool = False) -> Audit:
+    """Try to prove a run wrong.
+
+    Parameters
+    ----------
+    run
+        A run or what :func:`training.runs.load` takes, whose evidence is then gathered from the tables; or evidence.
+    quick
+        Leave out the checks that fit models or read tapes.
+
+    Returns
+    -------
+    Audit
+        ``clean`` if no check found a leak.
+
+    Raises
+    ------
+    VolspikeError
+        If the run or its tables can't be read.
+    """
+    if not isinstance(run, Evidence):
+        from training.audit.gather import gather
+
+        run = gather(run)
+    checks = QUICK if quick else {**QUICK, **FULL}
+    findings: list[Finding] = []
+    seconds: dict[str, float] = {}
+    for name, check in checks.items():
+        began = time.perf_counter()
+        findings.extend(check(run))
+        seconds[name] = time.perf_counter() - began
+    return Audit(tuple(findings), tuple(checks), quick, run.run_id, seconds)
