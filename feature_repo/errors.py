@@ -9,6 +9,7 @@
     ├── ContractError             a hash, schema or version differs from what this code expects
     │   └── ArtefactError         a model folder is damaged or doesn't match its manifest
     ├── InsufficientDataError     too little data, or no spike, to do what was asked
+    ├── SealedError               the sealed block was opened before
     └── PromotionRefused          the gate's answer is no
 
 A message names the field, the value, what was allowed and what to do next.
@@ -47,6 +48,10 @@ class ArtefactError(ContractError):
 
 class InsufficientDataError(VolspikeError):
     """There is too little data, or no spike in it, for what was asked."""
+
+
+class SealedError(VolspikeError):
+    """The sealed block of a data split opens once, and it was opened before."""
 
 
 class PromotionRefused(VolspikeError):
