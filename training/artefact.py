@@ -18,6 +18,7 @@ import math
 import os
 import shutil
 import uuid
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -46,10 +47,14 @@ Kind = Literal["zscore", "lr", "xgb"]
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """How tau was chosen: ``percentile`` of the training block, or ``absolute``; ``value`` is that number."""
+    """How tau was chosen; ``value`` is the percentile, or tau itself where it is ``absolute``.
 
-    kind: Literal["percentile", "absolute"]
+    ``percentile`` is of the training block; ``rolling`` is of the last ``hours`` of horizons that had ended.
+    """
+
+    kind: Literal["percentile", "absolute", "rolling"]
     value: float
+    hours: float | None = None
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -70,11 +75,26 @@ class Service(msgspec.Struct, frozen=True):
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """Probability = 1 / (1 + exp(−(slope · margin + intercept))); ``none`` has slope 1 and intercept 0."""
+    """From margin to probability, 1 / (1 + exp(−z)).
 
-    method: Literal["none", "sigmoid"] = "none"
+    ``none`` and ``sigmoid`` have z = slope · margin + intercept. ``isotonic`` draws straight lines through the points
+    (``margins``, ``log_odds``), both strictly increasing, and goes on with ``slope`` beyond the first and last.
+    """
+
+    method: Literal["none", "sigmoid", "isotonic"] = "none"
     slope: float = 1.0
     intercept: float = 0.0
+    margins: list[float] = []
+    log_odds: list[float] = []
+
+    def apply(self, margin: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calibrated log-odds z, float64[n]."""
+        if not self.margins:
+            return np.asarray(self.slope * margin + self.intercept)
+        inside = np.interp(margin, self.margins, self.log_odds)
+        below = np.minimum(margin - self.margins[0], 0.0)
+        above = np.maximum(margin - self.margins[-1], 0.0)
+        return np.asarray(inside + self.slope * (below + above))
 
 
 class Imputation(msgspec.Struct, frozen=True):
@@ -99,7 +119,11 @@ class Training(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """Everything a reader must know before it trusts the model. ``files`` is filled by :func:`save`."""
+    """Everything a reader must know before it trusts the model.
+
+    ``options`` are those of :class:`training.options.TrainOptions`; ``code`` names the git commit and the sha256 of the
+    lock that the model was made with. ``files`` is filled by :func:`save`.
+    """
 
     name: str
     kind: Kind
@@ -115,6 +139,8 @@ class Manifest(msgspec.Struct, frozen=True):
     metrics: dict[str, dict[str, float | None]]
     seeds: dict[str, int]
     versions: dict[str, str]
+    options: dict[str, Any] = {}
+    code: dict[str, str] = {}
     files: dict[str, str] = {}
     schema_version: int = SCHEMA_VERSION
 
@@ -200,8 +226,7 @@ class Artefact:
         InputError
             If a value is infinite.
         """
-        c = self.manifest.calibration
-        z = c.slope * self.margin(x) + c.intercept
+        z = self.manifest.calibration.apply(self.margin(x))
         # exp of −|z| cannot overflow; which branch holds decides between p and 1 − p
         e = np.exp(-np.abs(z))
         return np.asarray(np.where(z >= 0, 1 / (1 + e), e / (1 + e)))
@@ -331,6 +356,14 @@ def _check(m: Manifest) -> None:
         raise ArtefactError(f"manifest threshold is {m.threshold}, must be a probability in [0, 1]")
     if not (math.isfinite(m.calibration.intercept) and 0 < m.calibration.slope < math.inf):
         raise ArtefactError(f"manifest calibration {m.calibration} must have a finite intercept and a slope > 0")
+    points = m.calibration.margins, m.calibration.log_odds
+    if len({len(p) for p in points}) > 1 or any(not (a < b) for p in points for a, b in pairwise(p)):
+        raise ArtefactError("manifest calibration margins and log_odds must be equally many and strictly increasing")
+    if (m.calibration.method == "isotonic") != bool(points[0]) or not all(math.isfinite(v) for p in points for v in p):
+        raise ArtefactError(
+            f"manifest calibration {m.calibration.method} has {len(points[0])} points; isotonic must have finite ones, "
+            "the others none"
+        )
     bad = {p: tau for p, tau in m.label.tau.items() if not 0 < tau < math.inf}
     if bad or not m.label.tau:
         raise ArtefactError(f"manifest label.tau must hold a tau > 0 for each product, was {bad or m.label.tau}")
