@@ -4,7 +4,8 @@
 
     folder/
     ├── model.json | model.ubj    weights of a linear model, or an XGBoost booster
-    ├── manifest.json             what it reads, predicts, was trained on; sha256 of the model file
+    ├── tau.json                  where tau rolls: the horizons it is the percentile of, to go on from
+    ├── manifest.json             what it reads, predicts, was trained on; sha256 of the other files
     └── manifest.sha256           sha256 of manifest.json
 
 :func:`load` hashes the very bytes it then parses, so a file that changes in between cannot slip through. This module
@@ -41,6 +42,8 @@ MANIFEST: Final = "manifest.json"
 SEAL: Final = "manifest.sha256"
 MODEL_FILE: Final = {"zscore": "model.json", "lr": "model.json", "xgb": "model.ubj"}
 """File that holds the weights, by kind of model."""
+TAU_FILE: Final = "tau.json"
+"""State of a rolling tau (see :mod:`training.rolling`); there iff the label's rule is ``rolling``."""
 _ONE_THREAD_ROWS = 16_384  # under this, waking threads costs more than they save
 
 Kind = Literal["zscore", "lr", "xgb"]
@@ -58,7 +61,10 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Label(msgspec.Struct, frozen=True):
-    """What the model forecasts: ``sigma_fwd >= tau[product]``; tau per one-second (or tick) log return."""
+    """What the model forecasts: ``sigma_fwd >= tau[product]``; tau per one-second (or tick) log return.
+
+    Where the rule is ``rolling``, ``tau`` is the last one of the state, and what a reader uses that does not go on with it.
+    """
 
     rule: Rule
     tau: dict[str, float]
@@ -168,11 +174,14 @@ class Artefact:
         The manifest as verified.
     digest
         sha256 of the manifest, hex: names this artefact, weights included.
+    tau_state
+        Content of :data:`TAU_FILE`, None where tau does not roll.
     """
 
-    def __init__(self, manifest: Manifest, digest: str, model: bytes) -> None:
+    def __init__(self, manifest: Manifest, digest: str, model: bytes, tau_state: bytes | None = None) -> None:
         self.manifest = manifest
         self.digest = digest
+        self.tau_state = tau_state
         self._model = model
         self._trees_by_threads: dict[int, Margins] = {}
         if manifest.kind == "xgb":
@@ -189,6 +198,11 @@ class Artefact:
                 raise ArtefactError(f"model.json must hold {len(manifest.features)} weights, one per feature")
             self._fill, self._mean, self._scale, self._weight, self._missing = (np.array(c) for c in columns)
             self._intercept = linear.intercept
+
+    @property
+    def model(self) -> bytes:
+        """Bytes of the model file, as they were verified."""
+        return self._model
 
     def margin(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Uncalibrated log-odds, float64[n]; parameters and errors as :meth:`predict_proba`."""
@@ -247,7 +261,7 @@ class Artefact:
         return self._trees_by_threads[threads]
 
 
-def save(folder: Path, manifest: Manifest, model: bytes) -> Manifest:
+def save(folder: Path, manifest: Manifest, model: bytes, tau_state: bytes | None = None) -> Manifest:
     """Write an artefact whole or not at all: into a temporary folder beside it, then renamed.
 
     Parameters
@@ -258,6 +272,8 @@ def save(folder: Path, manifest: Manifest, model: bytes) -> Manifest:
         ``files`` is filled in here.
     model
         Bytes of the model file of this kind.
+    tau_state
+        State of a rolling tau, as :func:`training.rolling.encode` gives it.
 
     Returns
     -------
@@ -271,8 +287,9 @@ def save(folder: Path, manifest: Manifest, model: bytes) -> Manifest:
     StoreError
         If the folder exists, or the disk is full or read-only.
     """
-    file = MODEL_FILE[manifest.kind]
-    manifest = msgspec.structs.replace(manifest, files={file: hashlib.sha256(model).hexdigest()})
+    contents = {MODEL_FILE[manifest.kind]: model} | ({} if tau_state is None else {TAU_FILE: tau_state})
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    manifest = msgspec.structs.replace(manifest, files=hashes)
     _check(manifest)
     text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
     seal = (hashlib.sha256(text).hexdigest() + "\n").encode()
@@ -281,7 +298,7 @@ def save(folder: Path, manifest: Manifest, model: bytes) -> Manifest:
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
         temporary.mkdir(parents=True)
-        for name, content in ((file, model), (MANIFEST, text), (SEAL, seal)):
+        for name, content in {**contents, MANIFEST: text, SEAL: seal}.items():
             with (temporary / name).open("wb") as stream:
                 stream.write(content)
                 stream.flush()
@@ -323,16 +340,16 @@ def load(folder: Path) -> Artefact:
     except msgspec.DecodeError as error:
         raise ArtefactError(f"{folder / MANIFEST}: {error}; the manifest's schema must be {SCHEMA_VERSION}") from error
     _check(manifest)
-    model = b""
+    contents = {}
     for name, expected in manifest.files.items():
-        model = _read(folder, name)
-        found = hashlib.sha256(model).hexdigest()
+        contents[name] = _read(folder, name)
+        found = hashlib.sha256(contents[name]).hexdigest()
         if found != expected:
             raise ArtefactError(
                 f"{folder / name}: sha256 is {found}, the manifest says {expected}; the file was changed after "
                 "it was written: train or fetch it again"
             )
-    return Artefact(manifest, digest, model)
+    return Artefact(manifest, digest, contents[MODEL_FILE[manifest.kind]], contents.get(TAU_FILE))
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -348,8 +365,14 @@ def _check(m: Manifest) -> None:
     """Refuse a manifest that contradicts itself (ArtefactError) or this code's contract (ContractError)."""
     if m.schema_version != SCHEMA_VERSION:
         raise ArtefactError(f"manifest schema_version is {m.schema_version}, must be {SCHEMA_VERSION}; train again")
-    if list(m.files) != [MODEL_FILE[m.kind]]:
-        raise ArtefactError(f"manifest files are {list(m.files)}, a {m.kind} model has {MODEL_FILE[m.kind]!r} only")
+    rolling = m.label.rule.kind == "rolling"
+    files = [MODEL_FILE[m.kind], TAU_FILE] if rolling else [MODEL_FILE[m.kind]]
+    if sorted(m.files) != sorted(files):
+        raise ArtefactError(
+            f"manifest files are {list(m.files)}, a {m.kind} model of a {m.label.rule.kind} tau has {files} only"
+        )
+    if rolling and not 0 < (m.label.rule.hours or 0) < math.inf:
+        raise ArtefactError(f"manifest label.rule.hours is {m.label.rule.hours}, must be > 0 where tau rolls")
     if not m.features or len(set(m.features)) != len(m.features):
         raise ArtefactError(f"manifest features must be distinct and at least one, were {len(m.features)}")
     if not 0 <= m.threshold <= 1:
