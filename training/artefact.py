@@ -63,7 +63,7 @@ class Rule(msgspec.Struct, frozen=True):
 class Label(msgspec.Struct, frozen=True):
     """What the model forecasts: ``sigma_fwd >= tau[product]``; tau per one-second (or tick) log return.
 
-    Where the rule is ``rolling``, ``tau`` is the last one of the state, and what a reader uses that does not go on with it.
+    Where the rule is ``rolling``, ``tau`` is the state's last one: for readers that do not go on with the state.
     """
 
     rule: Rule

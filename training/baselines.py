@@ -214,7 +214,7 @@ def _columns(name: str, names: Sequence[str]) -> tuple[tuple[int, ...], tuple[in
 
 
 def _log_vol(x: Matrix, columns: Sequence[int], scales: Sequence[float], floor: Vector) -> Matrix:
-    return np.log(np.maximum(x[:, list(columns)], floor) * np.array(scales))
+    return np.asarray(np.log(np.maximum(x[:, list(columns)], floor) * np.array(scales)))
 
 
 def _zscore(f: Features) -> tuple[Margin, dict[str, float]]:
