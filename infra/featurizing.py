@@ -33,7 +33,7 @@ def featurize(
     from ingestion.featurize.tuning import tune
     from ingestion.featurize.worker import Summary, Worker
     from ingestion.kernel.warm import warm_up
-    from ingestion.online import OnlineTable
+    from ingestion.online_writer import default_writer
     from ingestion.topics import FEATURES, QUOTES
 
     configure_logging(settings().log_level)
@@ -49,11 +49,10 @@ def featurize(
         s = settings()
         name = group or s.group
         there = kafka.require_topics(servers, [topic, FEATURES, QUOTES], s.partitions)
-        quick = {"session_timeout_ms": kafka.session_ms(servers)}
         checkpoints = Checkpoints(s.checkpoints, f"{name}/{kafka.cluster_id(servers)}", topic)
-        online = OnlineSink(OnlineTable().write_parts)
+        online = OnlineSink(default_writer().write)
         worker = Worker(
-            kafka.consumer(name, servers, instance=instance_id, **quick),
+            kafka.consumer(name, servers, instance=instance_id, **kafka.pace(servers)),
             topic,
             there[topic],
             publisher=Publisher(kafka.producer(servers, **PRODUCER), there),

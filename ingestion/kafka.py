@@ -23,6 +23,9 @@ REPEAT_S: Final = 10.0
 """Least time between two lines of the log about the same kind of error: an outage would fill it otherwise."""
 SHORTEST_SESSION_MS: Final = 2500
 """A member is given up after five heartbeats that didn't come; fewer, and a busy machine looks like a dead one."""
+SHORT_FETCH_MS: Final = 5
+LONG_FETCH_MS: Final = 100
+"""What a fetch waits for the first message at most."""
 _UNKNOWN_TOPIC: Final = 3
 """UNKNOWN_TOPIC_OR_PARTITION of Kafka's protocol: metadata of a topic that isn't there."""
 _EXISTS: Final = 36
@@ -148,7 +151,7 @@ def consumer(group: str, servers: str | None = None, *, instance: str | None = N
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
-            "fetch.wait.max.ms": 5,
+            "fetch.wait.max.ms": SHORT_FETCH_MS,
             "fetch.error.backoff.ms": 50,
             "session.timeout.ms": 6000,
             "heartbeat.interval.ms": 500,
@@ -190,11 +193,12 @@ def batch(reader: Consumer, most: int, timeout_s: float) -> list[Message]:
     return kept
 
 
-def session_ms(servers: str) -> int:
-    """Shortest sensible session timeout that this broker takes, ms: how soon the partitions of a dead member move.
+def pace(servers: str) -> dict[str, int]:
+    """Settings of a consumer that suit this broker: how soon a dead member's partitions move, how long a fetch waits.
 
     Brokers refuse less than their ``group.min.session.timeout.ms``, by default 6 s; ours allow less. The embedded one
-    moreover waits a session less one second at each rebalance, however it came.
+    moreover waits a session less one second at each rebalance, however it came. A real one answers a waiting fetch as
+    soon as there is a message, so it may wait long; the embedded one answers only when the time is over.
 
     Raises
     ------
@@ -208,7 +212,7 @@ def session_ms(servers: str) -> int:
     try:
         cluster = client.list_topics(timeout=LIMIT_S)
         if cluster.cluster_id.startswith(_EMBEDDED):
-            return SHORTEST_SESSION_MS
+            return {"session_timeout_ms": SHORTEST_SESSION_MS, "fetch_wait_max_ms": SHORT_FETCH_MS}
         broker = ConfigResource(ConfigResource.Type.BROKER, str(min(cluster.brokers)))
         settings = client.describe_configs([broker], request_timeout=LIMIT_S)[broker].result()
     except KafkaException as error:
@@ -216,7 +220,8 @@ def session_ms(servers: str) -> int:
             f"Kafka at {servers} (VOLSPIKE_KAFKA_SERVERS) doesn't tell its settings: {error.args[0].str()}. It must "
             "allow DescribeConfigs, or give the consumer a session_timeout_ms of its own"
         ) from error
-    return max(SHORTEST_SESSION_MS, int(settings["group.min.session.timeout.ms"].value))
+    shortest = max(SHORTEST_SESSION_MS, int(settings["group.min.session.timeout.ms"].value))
+    return {"session_timeout_ms": shortest, "fetch_wait_max_ms": LONG_FETCH_MS}
 
 
 def _dotted(overrides: Mapping[str, Any]) -> dict[str, Any]:

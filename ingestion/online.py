@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,12 @@ import pyarrow as pa
 from feature_repo.contract import ENTITY, FEATURE_NAMES, FEATURES
 from feature_repo.errors import ContractError, StoreError
 from infra.settings import settings
-from ingestion.kernel.rows import Part
-from ingestion.kernel.step import R_CREATED, R_TIME_US
 
 if TYPE_CHECKING:
     from feast import RepoConfig
 
 TIME = "row_time"
 CREATED = "created_timestamp"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEEDED = frozenset({ENTITY, TIME, CREATED, *FEATURE_NAMES})
 
 
@@ -63,8 +60,6 @@ class OnlineTable:
         self._value, self._entity_key = Value, EntityKey
         encode: dict[str, Callable[[Any], Any]] = {"float64": self._double, "int64": self._int}
         self._columns = [(f.name, encode[f.dtype]) for f in FEATURES]
-        whole: Callable[[Any], Any] = lambda x: self._int(int(x))  # noqa: E731
-        self._encoders = [(f.name, whole if f.dtype == "int64" else self._double) for f in FEATURES]
         nodes = [part for part in self._config.online_store.connection_string.split(",") if "=" not in part]
         self.address = ",".join(nodes)
 
@@ -93,35 +88,6 @@ class OnlineTable:
                 zip(*(rows.column(name).to_pylist() for name in (ENTITY, TIME, CREATED)), strict=True)
             )
         ]
-        with self._reachable():
-            self._store.online_write_batch(self._config, self._view, data, None)
-        return len(data)
-
-    def write_parts(self, parts: Sequence[Part]) -> int:
-        """Write the last row of each part, as the kernel made it.
-
-        Returns
-        -------
-        int
-            Products written, or left as they were because Redis has a row at least as new.
-
-        Raises
-        ------
-        ContractError
-            If a feature is infinite.
-        StoreError
-            If Redis is unreachable.
-        """
-        data = []
-        for part in parts:
-            if not part.ints.shape[1]:
-                continue
-            values = {
-                name: self._value() if x != x else encode(x)
-                for (name, encode), x in zip(self._encoders, part.numbers[:, -1].tolist(), strict=True)
-            }
-            row_time, created = part.ints[R_TIME_US, -1], part.ints[R_CREATED, -1] // 1000
-            data.append((self._key(part.product_id), values, _datetime(int(row_time)), _datetime(int(created))))
         with self._reachable():
             self._store.online_write_batch(self._config, self._view, data, None)
         return len(data)
@@ -174,10 +140,6 @@ class OnlineTable:
                 f"online store: no answer from Redis at {self.address} ({error}); expected a running server. Start one "
                 f"with `volspike up`, or set VOLSPIKE_REDIS_URL to host:port[,password=…]"
             ) from error
-
-
-def _datetime(us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=us)
 
 
 def write_rows(rows: pa.Table, *, store: OnlineTable | None = None) -> int:

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.contract import FUTURE_NS
-from serving.online import Row, Value
+from feature_repo.online_format import Value
+from serving.online import Row
 from serving.schemas import ItemStatus, Model, Prediction, Status
 from training.artefact import Manifest
 

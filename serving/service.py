@@ -44,10 +44,10 @@ class Direct(Service[Any]):  # type: ignore[misc]  # bentoml is untyped here
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Build the application of one worker; BentoML hands it to uvicorn."""
+        from feature_repo.online_format import project_name
         from infra.logs import configure_logging
         from serving.backend import make
         from serving.champion import Champion
-        from serving.online import project_name
         from serving.routes import create_app
 
         config = settings()

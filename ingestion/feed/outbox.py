@@ -42,6 +42,7 @@ PRODUCER: Final = {
     "queue_buffering_max_messages": 1_000_000,  # the window is the bound; broadcasts and chunks count several times
     "queue_buffering_max_kbytes": 1 << 20,
     "linger_ms": 2,
+    "compression_level": 1,  # batches are small: most of a higher level's time goes into clearing its tables
 }
 """What the outbox's producer needs beside `ingestion.kafka.producer`'s own settings."""
 

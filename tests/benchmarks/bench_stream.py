@@ -170,7 +170,7 @@ def _job_featurize(topic: str, index: str, messages: str) -> dict[str, float]:
     from ingestion.featurize.tuning import tune
     from ingestion.featurize.worker import Worker
     from ingestion.kernel.warm import warm_up
-    from ingestion.online import OnlineTable
+    from ingestion.online_writer import default_writer
 
     warm_up()
     for name in ("spike_features", "quotes"):
@@ -182,7 +182,7 @@ def _job_featurize(topic: str, index: str, messages: str) -> dict[str, float]:
         topic,
         1,  # one partition's worker keeps all products that it meets
         publisher=Publisher(kafka.producer(s.kafka_servers, **PRODUCER), there),
-        online=OnlineSink(OnlineTable().write_parts),
+        online=OnlineSink(default_writer().write),
         checkpoints=Checkpoints(s.checkpoints, f"bench-{index}", topic),
     )
     tune()

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from feature_repo.contract import BY_NAME, FEATURE_NAMES, SERVICES, feature_hash, service_hash
-from serving.online import entity_key, field_key
+from feature_repo.online_format import entity_key, field_key
 from training import artefact as art
 
 SERVICE = "spike_core_v1"

@@ -15,8 +15,9 @@ import pytest
 
 from feature_repo.contract import FEATURE_NAMES
 from feature_repo.errors import StoreError, UsageError
+from feature_repo.online_format import decode_timestamp, decode_value, parse_connection
 from infra.settings import ROOT
-from serving.online import OnlineReader, Row, decode_timestamp, decode_value, parse_connection
+from serving.online import OnlineReader, Row
 from tests.contract.serving_kit import expected_probability, some_values, write_artefact, write_row
 
 TIME_NS = 1_700_000_000_123_456_000

@@ -21,6 +21,7 @@ from ingestion.featurize.publisher import Publisher
 from ingestion.featurize.worker import Summary, Worker
 from ingestion.kernel import Featurizer, Part
 from ingestion.online import OnlineTable
+from ingestion.online_writer import default_writer
 from ingestion.topics import FEATURES, QUOTES, Envelope, tape_line
 from tests import log_kit as kit
 
@@ -45,7 +46,7 @@ class Stage:
             self.topic,
             PARTITIONS,
             publisher=Publisher(kafka.producer(self.servers), there),
-            online=OnlineSink(write or OnlineTable().write_parts),
+            online=OnlineSink(write or default_writer().write),
             checkpoints=Checkpoints(settings().checkpoints, self.group, self.topic),
             commit_every_s=0.2,
             checkpoint_every_s=0.5,

@@ -82,7 +82,7 @@ def test_a_snapshot_of_six_megabytes_travels_in_order(kafka_broker: str, topic: 
 
 def test_two_members_share_and_the_one_that_stays_takes_all(kafka_broker: str, topic: str, until: Until) -> None:
     group = f"g-{uuid.uuid4().hex[:8]}"
-    quick = {"session_timeout_ms": kafka.session_ms(kafka_broker)}
+    quick = kafka.pace(kafka_broker)
     one = kafka.consumer(group, kafka_broker, **quick)
     one.subscribe([topic])
     assert until(lambda: one.poll(0.05) is None and len(one.assignment()) == 4, 20)
