@@ -43,7 +43,7 @@ SEAL: Final = "manifest.sha256"
 MODEL_FILE: Final = {"zscore": "model.json", "lr": "model.json", "xgb": "model.ubj"}
 """File that holds the weights, by kind of model."""
 TAU_FILE: Final = "tau.json"
-"""State of a rolling tau (see :mod:`training.rolling`); there iff the label's rule is ``rolling``."""
+"""State of a rolling tau (see :mod:`training.rolling_state`); there iff the label's rule is ``rolling``."""
 _ONE_THREAD_ROWS = 16_384  # under this, waking threads costs more than they save
 
 Kind = Literal["zscore", "lr", "xgb"]
@@ -273,7 +273,7 @@ def save(folder: Path, manifest: Manifest, model: bytes, tau_state: bytes | None
     model
         Bytes of the model file of this kind.
     tau_state
-        State of a rolling tau, as :func:`training.rolling.encode` gives it.
+        State of a rolling tau, as :func:`training.rolling_state.encode` gives it.
 
     Returns
     -------
