@@ -135,6 +135,15 @@ def opening(run_id: str, *, manifest: art.Manifest | None = None) -> Opening | N
         return None if found is None else _opening(key, found.tags)
 
 
+def openings() -> list[Opening]:
+    """Every opening of any split on record, oldest first."""
+    from mlflow.entities import ViewType
+
+    with tracking() as client:
+        found = client.search_experiments(view_type=ViewType.ALL, filter_string=f"name LIKE '{PREFIX}%'")
+        return sorted((_opening(e.name.removeprefix(PREFIX), e.tags) for e in found), key=lambda o: o.at)
+
+
 def _find(client: MlflowClient, key: str) -> Any:
     return client.get_experiment_by_name(PREFIX + key)
 
