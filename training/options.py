@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from typing import Final
 
 from feature_repo.contract import DEFAULT_SERVICE, SERVICES
 from feature_repo.errors import UsageError
 from infra.settings import settings
+from training.objectives import parse
+
+KINDS: Final = ("zscore", "lr", "xgb")
+"""Kinds of models, the baseline first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,18 @@ class TrainOptions:
         Of everything random.
     jobs
         Threads of XGBoost; 0 for as many as pay off.
+    models
+        Kinds to train, of zscore, lr and xgb.
+    hyper
+        Hyperparameters by kind that replace the defaults of :mod:`training.models`, as tuning finds them.
+    n_splits
+        Purged folds inside the training block.
+    objective
+        What the threshold is for; see :mod:`training.objectives`.
+    per_product
+        Train a model for each product on its rows alone.
+    device
+        Of XGBoost: cpu, cuda or cuda:N.
     """
 
     service: str = DEFAULT_SERVICE
@@ -43,6 +61,12 @@ class TrainOptions:
     min_coverage_s: float = field(default_factory=lambda: settings().min_coverage_s)
     seed: int = 7
     jobs: int = 0
+    models: tuple[str, ...] = ("zscore", "lr", "xgb")
+    hyper: dict[str, dict[str, float | int | str]] = field(default_factory=dict)
+    n_splits: int = 5
+    objective: str = "f1"
+    per_product: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.service not in SERVICES:
@@ -55,3 +79,10 @@ class TrainOptions:
             raise UsageError(f"--min-coverage is {self.min_coverage_s:g} s, must be in [0, 900]")
         if self.seed < 0:
             raise UsageError(f"--seed is {self.seed}, must be a whole number >= 0")
+        if not self.models or set(self.models) - set(KINDS):
+            raise UsageError(f"--models are {list(self.models)}, must be at least one of {list(KINDS)}")
+        if self.n_splits < 1:
+            raise UsageError(f"--n-splits is {self.n_splits}, must be a whole number >= 1, such as 5")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise UsageError(f"--device is {self.device!r}, must be cpu, cuda or cuda:N")
+        parse(self.objective)

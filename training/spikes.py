@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,15 +102,22 @@ def thresholds(frame: pl.DataFrame, options: TrainOptions) -> tuple[dict[str, fl
     return tau, refused
 
 
-def check(frame: pl.DataFrame) -> None:
+def check(frame: pl.DataFrame, blocks: Sequence[str] = BLOCKS) -> None:
     """Refuse rows that nothing can be learned from or measured on.
+
+    Parameters
+    ----------
+    frame
+        As :class:`Spikes` has it.
+    blocks
+        Blocks to look at.
 
     Raises
     ------
     InsufficientDataError
         If a block is empty, has no spike, or has nothing but spikes.
     """
-    for name in BLOCKS:
+    for name in blocks:
         part = frame.filter(pl.col("block") == name)
         found = int(part["spike"].sum())
         if found == 0 or found == part.height:
