@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from infra.settings import settings
 from ingestion.exchange import Exchange, Faults, Feed, Summary, Synthetic, Taped, preloaded
 from ingestion.exchange.pace import Times
 from ingestion.market import PRODUCTS
+from ingestion.tuning import tuned
 
 
 def run(
@@ -67,8 +67,7 @@ def run(
         ledger=ledger,
         loop=loop,
     )
-    gc.freeze()  # what is held now is held to the end; looking through it again would delay messages by milliseconds
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with tuned(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(exchange, as_json))
 
 

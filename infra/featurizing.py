@@ -30,11 +30,11 @@ def featurize(
     from ingestion.featurize.checkpoint import Checkpoints
     from ingestion.featurize.online_sink import OnlineSink
     from ingestion.featurize.publisher import PRODUCER, Publisher
-    from ingestion.featurize.tuning import tune
     from ingestion.featurize.worker import Summary, Worker
     from ingestion.kernel.warm import warm_up
     from ingestion.online_writer import default_writer
     from ingestion.topics import FEATURES, QUOTES
+    from ingestion.tuning import tuned
 
     configure_logging(settings().log_level)
     stop = threading.Event()
@@ -64,8 +64,8 @@ def featurize(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, end)
         say("reading", topic, as_json)
-        tune()
-        summary: Summary = worker.run(stop.is_set, max_messages)
+        with tuned():
+            summary: Summary = worker.run(stop.is_set, max_messages)
     if as_json:
         print(json.dumps(summary.as_dict()))
         return

@@ -28,6 +28,7 @@ LEAST_JAVA: Final = 17
 _COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 _JVM: Final = (
     *("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-Xshare:auto", "-XX:+ExitOnOutOfMemoryError"),
+    "-XX:TieredStopAtLevel=1",  # the second compiler takes a core for minutes, to serve a machine's own few clients
     *("-Djava.awt.headless=true", f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"),
 )
 

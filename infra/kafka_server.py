@@ -122,7 +122,7 @@ def _format(kafka: Kafka, properties: Path, log: Path) -> None:
     while cluster.startswith("-"):  # the tool would read it as an option
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(properties)]
-    once = kafka.command(*tool, jvm=("-XX:TieredStopAtLevel=1",))
+    once = kafka.command(*tool)
     done = subprocess.run(once, capture_output=True, text=True, timeout=START_S)
     if done.returncode:
         raise StoreError(f"Kafka's log folder {log} can't be made: {(done.stderr or done.stdout).strip()[-300:]}")

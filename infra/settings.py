@@ -158,7 +158,7 @@ class Settings(BaseSettings):
         description="Kafka consumer group of the featurizers.",
     )
     commit_every_s: float = Field(
-        default=2.0,
+        default=5.0,
         validation_alias=_names("COMMIT_EVERY_S"),
         gt=0,
         description="Seconds between commits of the featurizer to the offline tables.",
@@ -189,6 +189,32 @@ class Settings(BaseSettings):
         validation_alias=_names("KEEP_DAYS"),
         ge=0,
         description="Days for which recorded tapes and scheduled reports are kept; 0 keeps them for ever.",
+    )
+    live_delay_ms: float = Field(
+        default=250.0,
+        validation_alias=_names("LIVE_DELAY_MS"),
+        ge=0,
+        description="Milliseconds from event to features on the live path at the 99th percentile, as `volspike bench "
+        "live` measures them; evaluate tells the skill with features that late.",
+    )
+    gate_alpha: float = Field(
+        default=0.05,
+        validation_alias=_names("GATE_ALPHA"),
+        gt=0,
+        lt=1,
+        description="Probability that the gate ever promotes a model that is no better, over all its attempts together.",
+    )
+    max_predict_ms: float = Field(
+        default=20.0,
+        validation_alias=_names("MAX_PREDICT_MS"),
+        gt=0,
+        description="Milliseconds that one forecast of a champion may take at the 99th percentile.",
+    )
+    max_model_mb: float = Field(
+        default=50.0,
+        validation_alias=_names("MAX_MODEL_MB"),
+        gt=0,
+        description="Megabytes that a champion's artefact may have.",
     )
 
     @field_validator("data")

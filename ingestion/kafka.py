@@ -23,7 +23,7 @@ REPEAT_S: Final = 10.0
 """Least time between two lines of the log about the same kind of error: an outage would fill it otherwise."""
 SHORTEST_SESSION_MS: Final = 2500
 """A member is given up after five heartbeats that didn't come; fewer, and a busy machine looks like a dead one."""
-SHORT_FETCH_MS: Final = 5
+SHORT_FETCH_MS: Final = 2
 LONG_FETCH_MS: Final = 100
 """What a fetch waits for the first message at most."""
 _UNKNOWN_TOPIC: Final = 3

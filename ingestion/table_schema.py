@@ -145,7 +145,8 @@ def conform(name: str, rows: pa.Table) -> pa.Table:
             f"table {name}: column {unknown[0]} was not expected, or stands twice; expected each of the "
             f"{len(expected)} columns of ingestion.tables.schema({name!r}) once"
         )
-    columns = {field.name: _column(name, field, rows.column(field.name)) for field in expected}
+    with np.errstate(over="ignore", invalid="ignore"):
+        columns = {field.name: _column(name, field, rows.column(field.name)) for field in expected}
     return pa.table(columns)
 
 
@@ -179,8 +180,7 @@ def _require_finite(name: str, column: str, values: pa.ChunkedArray) -> None:
         # The bytes under a null are arbitrary, often NaN, so only a doubtful buffer is looked at again with its nulls.
         raw = np.frombuffer(chunk.buffers()[1], np.float64, len(chunk), 8 * chunk.offset)
         # A sum is finite only if all that went into it is.
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = raw.sum()
+        total = raw.sum()
         if np.isfinite(total) or np.isfinite(raw).all() or pc.all(pc.is_finite(chunk)).as_py():
             continue
         row = pc.index(pc.fill_null(pc.is_finite(chunk), True), False).as_py()

@@ -4,7 +4,7 @@
 
     consume ──► Partition.take ──► OnlineSink   newest row per product, at once
                      │         ──► Publisher    every row, at once
-                     └─ gathered ──► Committer  every 2 s or 8,000 rows: tables, offset, checkpoint
+                     └─ gathered ──► Committer  every 5 s or 8,000 rows: tables, offset, checkpoint
 
 A partition that is taken away is committed first, so that its next owner finds all; a partition that is taken over goes
 on from its checkpoint, else from the offset to rewind to, else from where the log begins.
@@ -119,7 +119,7 @@ class Worker:
         online: OnlineSink,
         checkpoints: Checkpoints,
         options: Options | None = None,
-        commit_every_s: float = 2.0,
+        commit_every_s: float = 5.0,
         checkpoint_every_s: float = 30.0,
     ) -> None:
         self._consumer = consumer

@@ -41,7 +41,7 @@ PRODUCER: Final = {
     "message_timeout_ms": 0,  # never: a message given up would be a hole; the spill bounds what waits
     "queue_buffering_max_messages": 1_000_000,  # the window is the bound; broadcasts and chunks count several times
     "queue_buffering_max_kbytes": 1 << 20,
-    "linger_ms": 2,
+    "linger_ms": 0.5,  # what the worker hands over together goes together; more would only be waited for
     "compression_level": 1,  # batches are small: most of a higher level's time goes into clearing its tables
 }
 """What the outbox's producer needs beside `ingestion.kafka.producer`'s own settings."""

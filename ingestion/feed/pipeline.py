@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ from ingestion.feed.worker import Worker
 from ingestion.kernel.chunk import is_name
 from ingestion.kernel.warm import warm_up
 from ingestion.topics import RAW
+from ingestion.tuning import tuned
 
 FLUSH_S: Final = 10.0
 """How long the end waits for the broker; what it hasn't acknowledged by then stays in the spill."""
@@ -127,14 +127,8 @@ def ingest(
             worker = Worker(inbox, client, outbox, recorder, report)
             await _run(client, worker, inbox, report, order.minutes, show, stop or threading.Event())
 
-        # The reader must not wait for the worker's turn: the interpreter's own, 5 ms, is a message's whole way.
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(0.0005)
-        try:
-            with asyncio.Runner(loop_factory=_fast_loop()) as runner:
-                runner.run(run())
-        finally:
-            sys.setswitchinterval(interval)
+        with tuned(), asyncio.Runner(loop_factory=_fast_loop()) as runner:
+            runner.run(run())
     finally:
         spill.close()
     return report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,22 +106,35 @@ class LogRows:
 
     def tables(self) -> Rows:
         """Return the same as Arrow tables, what belongs to one product together."""
-        by_product: dict[str, list[Part]] = defaultdict(list)
-        for part in self.parts:
-            by_product[part.product_id].append(part)
-        rows, causes = [ROW_SCHEMA.empty_table()], [np.zeros(0, np.int64)]
-        quotes, quote_causes = [QUOTE_SCHEMA.empty_table()], [np.zeros(0, np.int64)]
-        for product, parts in by_product.items():
-            ints, numbers, q_ints, q_numbers = (np.hstack(a) for a in zip(*(p[2:] for p in parts), strict=True))
-            if ints.shape[1]:
-                rows.append(feature_table(product, parts[0].sessions, ints, numbers))
-                causes.append(cause_of_rows(ints))
-            if q_ints.shape[1]:
-                quotes.append(quote_table(product, parts[0].sessions, q_ints, q_numbers))
-                quote_causes.append(cause_of_quotes(q_ints))
-        return Rows(
-            pa.concat_tables(rows), np.concatenate(causes), pa.concat_tables(quotes), np.concatenate(quote_causes)
-        )
+        parts = sorted(self.parts, key=lambda part: part.product_id)
+        rows = [part for part in parts if part.ints.shape[1]]
+        quotes = [part for part in parts if part.quote_ints.shape[1]]
+        features, causes = ROW_SCHEMA.empty_table(), np.zeros(0, np.int64)
+        made, quote_causes = QUOTE_SCHEMA.empty_table(), np.zeros(0, np.int64)
+        if rows:
+            ints, numbers = (np.concatenate(a, axis=1) for a in zip(*((p.ints, p.numbers) for p in rows), strict=True))
+            products, words = _names(rows, [p.ints.shape[1] for p in rows], ints[R_SESSION])
+            features, causes = feature_table(products, words, ints, numbers), cause_of_rows(ints)
+        if quotes:
+            pairs = zip(*((p.quote_ints, p.quotes) for p in quotes), strict=True)
+            ints, numbers = (np.concatenate(a, axis=1) for a in pairs)
+            products, words = _names(quotes, [p.quote_ints.shape[1] for p in quotes], ints[Q_SESSION])
+            made, quote_causes = quote_table(products, words, ints, numbers), cause_of_quotes(ints)
+        return Rows(features, causes, made, quote_causes)
+
+
+def _names(parts: Sequence[Part], rows: Sequence[int], sessions: NDArray[np.int64]) -> tuple[pa.Array, list[str]]:
+    """Return each row's product and the session ids of all parts, into which ``sessions`` point from now on."""
+    words: list[str] = []
+    base: dict[int, int] = {}
+    for part in parts:
+        if id(part.sessions) not in base:  # one list for all parts of a kernel, and each partition has a kernel
+            base[id(part.sessions)] = len(words)
+            words += part.sessions
+    sessions += np.repeat([base[id(part.sessions)] for part in parts], rows)
+    names = sorted({part.product_id for part in parts})
+    codes = np.repeat([names.index(part.product_id) for part in parts], rows)
+    return _text(codes, pa.array(names)), words
 
 
 def _text(codes: NDArray[np.int64], words: pa.Array) -> pa.Array:
@@ -144,13 +157,15 @@ def _counter(values: NDArray[np.float64]) -> pa.Array:
     return pa.array(values.astype(np.int64))
 
 
-def feature_table(product: str, sessions: list[str], ints: NDArray[np.int64], numbers: NDArray[np.float64]) -> pa.Table:
-    """Return one product's feature rows as Arrow.
+def feature_table(
+    product: str | pa.Array, sessions: list[str], ints: NDArray[np.int64], numbers: NDArray[np.float64]
+) -> pa.Table:
+    """Return feature rows as Arrow.
 
     Parameters
     ----------
     product
-        Product id.
+        Product id of all rows, or of each.
     sessions
         Session ids that the rows point into.
     ints
@@ -160,7 +175,7 @@ def feature_table(product: str, sessions: list[str], ints: NDArray[np.int64], nu
     """
     rows = ints.shape[1]
     columns = [
-        pa.repeat(product, rows),
+        pa.repeat(product, rows) if isinstance(product, str) else product,
         _text(ints[R_SESSION], pa.array(sessions)),
         pa.array(ints[R_N]),
         pa.array(ints[R_K].astype(np.int32)),
@@ -174,11 +189,13 @@ def feature_table(product: str, sessions: list[str], ints: NDArray[np.int64], nu
     return pa.Table.from_arrays(columns, schema=ROW_SCHEMA)
 
 
-def quote_table(product: str, sessions: list[str], ints: NDArray[np.int64], numbers: NDArray[np.float64]) -> pa.Table:
-    """Return one product's quote rows as Arrow; ``ints`` int64[7, rows], ``numbers`` float64[4, rows]."""
+def quote_table(
+    product: str | pa.Array, sessions: list[str], ints: NDArray[np.int64], numbers: NDArray[np.float64]
+) -> pa.Table:
+    """Return quote rows as Arrow as :func:`feature_table`; ``ints`` int64[7, rows], ``numbers`` float64[4, rows]."""
     rows = ints.shape[1]
     columns = [
-        pa.repeat(product, rows),
+        pa.repeat(product, rows) if isinstance(product, str) else product,
         _text(ints[Q_SESSION], pa.array(sessions)),
         pa.array(ints[Q_N]),
         pa.array(ints[Q_K].astype(np.int32)),

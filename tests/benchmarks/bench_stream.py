@@ -167,10 +167,10 @@ def _job_featurize(topic: str, index: str, messages: str) -> dict[str, float]:
     from ingestion.featurize.checkpoint import Checkpoints
     from ingestion.featurize.online_sink import OnlineSink
     from ingestion.featurize.publisher import PRODUCER, Publisher
-    from ingestion.featurize.tuning import tune
     from ingestion.featurize.worker import Worker
     from ingestion.kernel.warm import warm_up
     from ingestion.online_writer import default_writer
+    from ingestion.tuning import tuned
 
     warm_up()
     for name in ("spike_features", "quotes"):
@@ -185,9 +185,9 @@ def _job_featurize(topic: str, index: str, messages: str) -> dict[str, float]:
         online=OnlineSink(default_writer().write),
         checkpoints=Checkpoints(s.checkpoints, f"bench-{index}", topic),
     )
-    tune()
     began = time.time()
-    summary = worker.run(lambda: False, int(messages))
+    with tuned():
+        summary = worker.run(lambda: False, int(messages))
     return {
         "messages": summary.messages,
         "rows": summary.rows,
