@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
+from training.audit import duplicates, features, fitted, labels, skill, split, tau
 from training.audit.evidence import Evidence
 from training.audit.findings import Audit, Finding
 
@@ -14,9 +15,27 @@ if TYPE_CHECKING:
 
 Check = Callable[[Evidence], Iterable[Finding]]
 
-QUICK: Final[dict[str, Check]] = {}
+QUICK: Final[dict[str, Check]] = {
+    "label": labels.labels,
+    "overlap": split.overlap,
+    "order": split.order,
+    "duplicates": duplicates.duplicates,
+    "names": features.names,
+    "as_of": features.as_of,
+    "determines": features.determines,
+    "session": features.session,
+    "tau": tau.fixed,
+    "rolling_tau": tau.rolling,
+    "scaler": fitted.scaler,
+    "calibrator": fitted.calibrator,
+    "threshold": fitted.threshold,
+    "perfect": skill.perfect,
+}
 """Checks that together take under two seconds on 50,000 rows, by name."""
-FULL: Final[dict[str, Check]] = {}
+FULL: Final[dict[str, Check]] = {
+    "time_shift": skill.time_shift,
+    "shuffled": skill.shuffled,
+}
 """Checks that fit models or read tapes, by name."""
 
 
@@ -26,7 +45,7 @@ def audit(run: str | Run | Evidence, quick: bool = False) -> Audit:
     Parameters
     ----------
     run
-        A run or what :func:`training.runs.load` takes, whose evidence is then gathered from the tables; or evidence.
+        A run or what :meth:`training.runs.Run.load` takes, whose evidence is gathered from the tables; or evidence.
     quick
         Leave out the checks that fit models or read tapes.
 

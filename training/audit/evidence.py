@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from feature_repo.contract import HORIZON_S, WINDOWS
 from training.artefact import Artefact
 
 KEYS = ("product_id", "session", "n", "k")
@@ -41,8 +43,6 @@ class Evidence:
         Raw tapes that are still there.
     objective
         What the decision threshold was chosen for, as :func:`training.objectives.parse` reads it.
-    rolling_hours
-        Trailing hours of a rolling tau; None for a tau that is fixed.
     returns
         Returns that the label is made of: ``1s`` or ``tick``.
     by_session
@@ -59,7 +59,6 @@ class Evidence:
     table: pl.DataFrame | None = None
     tapes: Sequence[Path] = field(default=())
     objective: str = "f1"
-    rolling_hours: float | None = None
     returns: str = "1s"
     by_session: bool = False
     run_id: str = ""
@@ -82,6 +81,26 @@ class Evidence:
         return self.rows["event_time_ns"].to_numpy()
 
     @property
+    def horizon_s(self) -> int:
+        """Seconds ahead that the labels speak of."""
+        return HORIZON_S if self.artefact is None else self.artefact.manifest.label.horizon_s
+
+    @property
+    def purge_s(self) -> int:
+        """Least distance on the clock between rows of two blocks: label plus the longest window."""
+        return self.horizon_s + max(WINDOWS)
+
+    def where(self, row: int) -> str:
+        """Name a row for a person: product and time."""
+        found = self.rows.row(row, named=True)
+        return f"{found['product_id']} {utc(found['event_time_ns'])}"
+
+    @property
     def spike(self) -> NDArray[np.bool_]:
         """Labels as the run used them, bool[n]."""
         return self.rows["spike"].to_numpy()
+
+
+def utc(ns: int) -> str:
+    """Write a time for a person, whole seconds UTC."""
+    return datetime.fromtimestamp(int(ns) // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -4,22 +4,72 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from training.audit.evidence import Evidence
+import polars as pl
+
+from infra.settings import settings
+from ingestion import tables
+from training.artefact import Artefact
+from training.audit.evidence import KEYS, Evidence
 
 if TYPE_CHECKING:
+    from training.datasets import Dataset
+    from training.options import TrainOptions
     from training.runs import Run
 
 
 def gather(run: str | Run) -> Evidence:
-    """Rebuild what a run learned from, out of the tables as they are now.
+    """Make what a run learned from anew, out of the tables as they are now.
+
+    The sealed block is left out: neither its labels nor its features are read.
 
     Parameters
     ----------
     run
-        The run, or what :func:`training.runs.load` takes.
-    """
-    from training import runs
+        The run, or what :meth:`training.runs.Run.load` takes.
 
-    loaded = runs.load(run) if isinstance(run, str) else run
-    data = runs.rebuild(loaded)
-    return Evidence(data.frame, data.x, data.features, loaded.artefact, run_id=loaded.run_id)
+    Raises
+    ------
+    InputError
+        If there is no such run.
+    """
+    from training.runs import Run, rebuild
+
+    loaded = Run.load(run) if isinstance(run, str) else run
+    return describe(rebuild(loaded), loaded.artefact, loaded.options, run_id=loaded.run_id)
+
+
+def describe(data: Dataset, artefact: Artefact, options: TrainOptions, *, run_id: str = "") -> Evidence:
+    """Put beside a training set and a model the tables that they came from.
+
+    Parameters
+    ----------
+    data
+        Rows and features as the model got them; rows of the test block are left out.
+    artefact
+        The model.
+    options
+        What training was told.
+    run_id
+        The run, if it has one yet.
+    """
+    shown = data.frame["block"].is_in(["train", "validation"])
+    rows = data.frame.filter(shown)
+    here = pl.col("product_id").is_in(rows["product_id"].unique().to_list()) & pl.col("session").is_in(
+        rows["session"].unique().to_list()
+    )
+    columns = [*KEYS, "trigger", "event_time_ns", "coverage_s"]
+    columns += [name for name in data.features if name not in columns]
+    said = artefact.manifest.label
+    return Evidence(
+        rows=rows,
+        x=data.x[shown.to_numpy()],
+        features=tuple(data.features),
+        artefact=artefact,
+        quotes=tables.scan("quotes").filter(here).collect(),
+        table=tables.scan("spike_features").filter(here).select(columns).collect(),
+        tapes=tuple(sorted(settings().raw.rglob("*"))) if settings().raw.is_dir() else (),
+        objective=str(getattr(options, "objective", "f1")),
+        returns=said.returns,
+        by_session=bool(getattr(options, "by_session", False)),
+        run_id=run_id,
+    )

@@ -1,0 +1,184 @@
+"""What was fitted: medians, scales, calibrator and decision threshold, each made again on the block it may know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from training.artefact import Artefact, Calibration, Linear
+from training.audit.evidence import Evidence
+from training.audit.findings import Finding
+
+REL: Final = 1e-6
+"""Difference, as a share of the scale, up to which two fits of one statistic are the same."""
+SAME_P: Final = 1e-4
+"""Difference of two probabilities up to which they come from one calibrator: what the optimiser leaves open."""
+_OTHERS: Final = (
+    ("train", "validation"),
+    ("train", "validation", "test"),
+    ("train", "test"),
+    ("validation",),
+    ("test",),
+)
+
+Stats = dict[str, NDArray[np.float64]]
+
+
+def scaler(e: Evidence) -> Iterator[Finding]:
+    """Make medians, means and scales of a linear model again, from the training block."""
+    art = e.artefact
+    if art is None or art.manifest.kind == "xgb":
+        return
+    linear = weights(art)
+    x = columns(e, art)
+    found: Stats = {"fill": np.array(linear.fill), "mean": np.array(linear.mean), "scale": np.array(linear.scale)}
+    statistics = _one_column if art.manifest.kind == "zscore" else _standardised
+    wanted = statistics(x[e.mask("train")])
+    used = np.array([w != 0 or m != 0 for w, m in zip(linear.weight, linear.missing_weight, strict=True)])
+    for code, names in (("IMPUTER_OUTSIDE_TRAIN", ("fill",)), ("SCALER_OUTSIDE_TRAIN", ("mean", "scale"))):
+        wrong = _differ(found, wanted, names) & used
+        if not wrong.any():
+            continue
+        column = int(np.flatnonzero(wrong)[0])
+        values = ", ".join(f"{n} {found[n][column]:.6g} instead of {wanted[n][column]:.6g}" for n in names)
+        yield Finding(
+            code,
+            "leak",
+            f"{wrong.sum()} of {used.sum()} features were not fitted on train: {art.manifest.features[column]} has "
+            f"{values}{_elsewhere(e, lambda m, n=names, w=wrong: not (_differ(found, statistics(x[m]), n) & w).any())}",
+        )
+    yield from _imputation(e, art, x)
+
+
+def _imputation(e: Evidence, art: Artefact, x: NDArray[np.float64]) -> Iterator[Finding]:
+    said = art.manifest.imputation.values
+    train = x[e.mask("train")]
+    wrong = []
+    for column, name in enumerate(art.manifest.features):
+        v = train[:, column]
+        if name in said and not np.isnan(v).all():
+            median = float(np.nanmedian(v))
+            if abs(said[name] - median) > REL * max(abs(median), float(np.nanstd(v))):
+                wrong.append(f"{name} {said[name]:.6g} instead of {median:.6g}")
+    if wrong:
+        text = f"{len(wrong)} values that stand for missing ones are not the medians of train: {'; '.join(wrong[:3])}"
+        yield Finding("IMPUTER_OUTSIDE_TRAIN", "leak", text)
+
+
+def calibrator(e: Evidence) -> Iterator[Finding]:
+    """Fit the calibrator again on the validation block."""
+    art = e.artefact
+    if art is None or art.manifest.calibration.method == "none" or not _both(e, "validation"):
+        return
+    margin = art.margin(columns(e, art))
+    used = art.manifest.calibration
+
+    def fits(mask: NDArray[np.bool_]) -> bool:
+        return _apart(used, _refit(used.method, margin[mask], e.spike[mask]), margin[e.mask("validation")]) <= SAME_P
+
+    block = e.mask("validation")
+    if fits(block):
+        return
+    p, again = _p(used, margin[block]), _p(_refit(used.method, margin[block], e.spike[block]), margin[block])
+    where = _elsewhere(e, fits)
+    yield Finding(
+        "CALIBRATOR_OUTSIDE_VALIDATION",
+        "leak",
+        f"the {used.method} calibrator is not the one that validation gives: on the validation rows its mean "
+        f"probability is {p.mean():.4f} instead of {again.mean():.4f} (greatest difference "
+        f"{np.abs(p - again).max():.4f}){where}",
+    )
+
+
+def threshold(e: Evidence) -> Iterator[Finding]:
+    """Choose the decision threshold again on the validation block."""
+    art = e.artefact
+    if art is None or not _both(e, "validation"):
+        return
+    from training.objectives import parse
+
+    objective = parse(e.objective)
+    p = art.predict_proba(columns(e, art))
+    products = e.rows["product_id"].to_numpy().astype(np.str_)
+
+    def cut(mask: NDArray[np.bool_]) -> float:
+        return objective.threshold(p[mask], e.spike[mask], e.t_ns[mask], products[mask])
+
+    wanted, used = cut(e.mask("validation")), art.manifest.threshold
+    if abs(wanted - used) <= 1e-9:
+        return
+    block = e.mask("validation")
+    same_alarms = not ((p[block] >= wanted) != (p[block] >= used)).any()
+    if same_alarms:
+        return
+    yield Finding(
+        "THRESHOLD_OUTSIDE_VALIDATION",
+        "leak",
+        f"the decision threshold is {used:.6g}, for {e.objective} validation gives {wanted:.6g}"
+        f"{_elsewhere(e, lambda m: abs(cut(m) - used) <= 1e-9)}",
+    )
+
+
+def weights(art: Artefact) -> Linear:
+    """Read the linear model that an artefact holds."""
+    return msgspec.json.decode(art.model, type=Linear)
+
+
+def columns(e: Evidence, art: Artefact) -> NDArray[np.float64]:
+    """Features of all rows in the order of the artefact, float64[n, f]."""
+    at = {name: i for i, name in enumerate(e.features)}
+    if list(e.features) == art.manifest.features:
+        return e.x
+    return e.x[:, [at[name] for name in art.manifest.features]]
+
+
+def _standardised(x: NDArray[np.float64]) -> Stats:
+    missing = np.isnan(x)
+    known = ~missing.all(axis=0)
+    fill = np.zeros(x.shape[1])
+    fill[known] = np.nanmedian(x[:, known], axis=0)
+    filled = np.where(missing, fill, x)
+    return {"fill": fill, "mean": filled.mean(axis=0), "scale": filled.std(axis=0)}
+
+
+def _one_column(x: NDArray[np.float64]) -> Stats:
+    return {"fill": np.nanmedian(x, axis=0), "mean": np.nanmean(x, axis=0), "scale": np.nanstd(x, axis=0)}
+
+
+def _differ(found: Stats, wanted: Stats, names: tuple[str, ...]) -> NDArray[np.bool_]:
+    unit = np.maximum(wanted["scale"], 1e-12 * np.abs(wanted["mean"]))
+    return np.any([np.abs(found[n] - wanted[n]) > REL * unit for n in names], axis=0)
+
+
+def _refit(method: str, margin: NDArray[np.float64], y: NDArray[np.bool_]) -> Calibration:
+    from training import calibration
+
+    if method == "isotonic":
+        return calibration.isotonic(margin, y)
+    return calibration.sigmoid(margin, y)
+
+
+def _p(c: Calibration, margin: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-np.clip(c.apply(margin), -700, 700))))
+
+
+def _apart(a: Calibration, b: Calibration, margin: NDArray[np.float64]) -> float:
+    return float(np.abs(_p(a, margin) - _p(b, margin)).max())
+
+
+def _both(e: Evidence, block: str) -> bool:
+    spikes = int(e.spike[e.mask(block)].sum())
+    return 0 < spikes < int(e.mask(block).sum())
+
+
+def _elsewhere(e: Evidence, fits: Callable[[NDArray[np.bool_]], bool]) -> str:
+    """Name the blocks on which the fit would come out as it was found."""
+    for blocks in _OTHERS:
+        mask = np.any([e.mask(b) for b in blocks], axis=0)
+        if all(_both(e, b) for b in blocks) and fits(mask):
+            return f"; fitted on {' and '.join(blocks)} it comes out exactly so"
+    return ""
