@@ -13,6 +13,8 @@ from feature_repo.contract import HORIZON_S
 from feature_repo.errors import InsufficientDataError, UsageError
 from ingestion import tables
 from ingestion.kernel.label import OPEN, Returns, gap_meets, sigma_fwd
+from training.options import TrainOptions
+from training.sessions import choose, in_time
 
 REASONS: Final = ("no_quote", "gap", "watermark")
 """Why a label is null: no quote at t; a gap meets the horizon; the log does not reach its end. First match wins."""
@@ -55,6 +57,34 @@ def gaps(quotes: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.array(starts, np.int64), np.array(ends, np.int64)
 
 
+def labels_of(options: TrainOptions, *, sessions: Sequence[str] = ()) -> pl.DataFrame:
+    """Label all grid rows as the options say.
+
+    Parameters
+    ----------
+    options
+        Horizon, returns, sessions and products.
+    sessions
+        Used instead of the options' sessions, where given.
+
+    Returns
+    -------
+    polars.DataFrame
+        As :func:`labels`.
+
+    Raises
+    ------
+    InsufficientDataError, UsageError
+        As :func:`labels`.
+    """
+    return labels(
+        sessions=sessions or options.used_sessions,
+        exclude_products=options.exclude_products,
+        horizon_s=options.horizon_s,
+        returns=options.returns,
+    )
+
+
 def labels(
     *,
     sessions: Sequence[str] = (),
@@ -67,7 +97,7 @@ def labels(
     Parameters
     ----------
     sessions
-        Only these (a prefix that fits one session is enough); empty means all.
+        Only these, named as in :func:`training.sessions.choose`; empty means all.
     exclude_products
         Products to leave out.
     horizon_s, returns
@@ -149,21 +179,14 @@ def _label(
 
 
 def _chosen(rows: pl.DataFrame, sessions: Sequence[str], exclude: Sequence[str]) -> pl.DataFrame:
-    there = sorted(rows["product_id"].unique())
+    there, known = sorted(rows["product_id"].unique()), in_time(rows.lazy())
     unknown = sorted(set(exclude) - set(there))
     if unknown:
         raise UsageError(f"--exclude-products names {unknown}, the tables hold {there}; leave out what is not there")
     if exclude:
         rows = rows.filter(~pl.col("product_id").is_in(list(exclude)))
-    known = sorted(rows["session"].unique())
-    wanted = []
-    for name in sessions:
-        fits = [s for s in known if s.startswith(name)]
-        if len(fits) != 1:
-            raise UsageError(f"--session {name!r} fits {len(fits)} sessions, must fit one of {known}; give more digits")
-        wanted += fits
-    if wanted:
-        rows = rows.filter(pl.col("session").is_in(wanted))
+    if sessions:
+        rows = rows.filter(pl.col("session").is_in(choose(sessions, known)))
     if rows.is_empty():
         raise InsufficientDataError(f"no grid row is left of products {there} after the exclusion of {list(exclude)}")
     return rows

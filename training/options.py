@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
-from feature_repo.contract import DEFAULT_SERVICE, SERVICES
+from feature_repo.contract import DEFAULT_SERVICE, HORIZON_S, SERVICES, WINDOWS
 from feature_repo.errors import UsageError
 from infra.settings import settings
 from training.objectives import parse
+from training.rolling import RollingRule
 
 KINDS: Final = ("zscore", "lr", "xgb")
 """Kinds of models, the baseline first."""
+HORIZONS_S: Final = (2, 3600)
+"""Allowed lengths of the label's horizon: one return has no deviation; over an hour nothing is left between gaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class TrainOptions:
     service
         Feast feature service whose features the models read.
     exclude_products, sessions
-        Products to leave out; sessions to use, empty for all.
+        Products to leave out; sessions to use, empty for all. A session is named by its id or the beginning of one.
     experiment
         MLflow experiment.
     percentile, tau
@@ -49,6 +52,14 @@ class TrainOptions:
         Train a model for each product on its rows alone.
     device
         Of XGBoost: cpu, cuda or cuda:N.
+    horizon_s, returns
+        What the label is made of, see :func:`ingestion.kernel.label.sigma_fwd`.
+    rolling_hours
+        Hours of the trailing window whose percentile is tau; None for a tau that is fixed.
+    each_session
+        Split each session in time by the ratios, instead of the clock as a whole.
+    train_sessions, val_sessions, test_sessions
+        Whole sessions to a block, all three or none; they override the ratios.
     """
 
     service: str = DEFAULT_SERVICE
@@ -67,6 +78,13 @@ class TrainOptions:
     objective: str = "f1"
     per_product: bool = False
     device: str = "cpu"
+    horizon_s: int = HORIZON_S
+    returns: Literal["1s", "tick"] = "1s"
+    rolling_hours: float | None = None
+    each_session: bool = False
+    train_sessions: tuple[str, ...] = ()
+    val_sessions: tuple[str, ...] = ()
+    test_sessions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.service not in SERVICES:
@@ -86,3 +104,37 @@ class TrainOptions:
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise UsageError(f"--device is {self.device!r}, must be cpu, cuda or cuda:N")
         parse(self.objective)
+        low, high = HORIZONS_S
+        if not low <= self.horizon_s <= high:
+            raise UsageError(f"--horizon is {self.horizon_s} s, must be in [{low}, {high}] s, such as 60s")
+        if self.returns not in ("1s", "tick"):
+            raise UsageError(f"--returns is {self.returns!r}, must be 1s or tick")
+        if self.rolling is not None and self.tau is not None:
+            raise UsageError(f"--tau {self.tau:g} is absolute and cannot roll; leave --tau or --threshold rolling out")
+        self._check_sessions()
+
+    def _check_sessions(self) -> None:
+        blocks = (self.train_sessions, self.val_sessions, self.test_sessions)
+        if not any(blocks):
+            return
+        if not all(blocks):
+            raise UsageError("--train-sessions, --val-sessions and --test-sessions go together; give all three or none")
+        if self.each_session or self.sessions:
+            raise UsageError("--train-sessions names the sessions to use; leave --sessions and --session out")
+
+    @property
+    def purge_s(self) -> int:
+        """Least distance on the clock between two blocks: a horizon and the longest window, seconds."""
+        return self.horizon_s + max(WINDOWS)
+
+    @property
+    def rolling(self) -> RollingRule | None:
+        """Rule of a tau that rolls; None where it is fixed."""
+        if self.rolling_hours is None:
+            return None
+        return RollingRule(self.percentile, self.rolling_hours, self.horizon_s)
+
+    @property
+    def used_sessions(self) -> tuple[str, ...]:
+        """All sessions that are named, empty for every one there is."""
+        return self.sessions or (*self.train_sessions, *self.val_sessions, *self.test_sessions)

@@ -18,7 +18,7 @@ from feature_repo.errors import InputError
 from infra.settings import settings
 from training.artefact import MANIFEST, Artefact, Manifest, load
 from training.datasets import Dataset, dataset
-from training.labels import labels
+from training.labels import labels_of
 from training.options import TrainOptions
 from training.spikes import Spikes, spikes
 from training.tracking import MODEL_DIR, tracking
@@ -157,11 +157,11 @@ def rebuild(run: Run, blocks: Sequence[str] = ("train", "validation")) -> Datase
 
 def spikes_of(run: Run) -> Spikes:
     """Labels, split and thresholds of a run, computed anew as of the time it was trained."""
-    frame = labels(sessions=run.manifest.training.sessions, exclude_products=run.options.exclude_products)
-    return spikes(as_of(frame, run.manifest.data), run.options)
+    frame = labels_of(run.options, sessions=run.manifest.training.sessions)
+    return spikes(as_of(frame, run.manifest.data, run.options.horizon_s), run.options)
 
 
-def as_of(frame: pl.DataFrame, data: dict[str, Any]) -> pl.DataFrame:
+def as_of(frame: pl.DataFrame, data: dict[str, Any], horizon_s: int = HORIZON_S) -> pl.DataFrame:
     """Keep the labels that were known when a data manifest was written.
 
     Parameters
@@ -170,6 +170,8 @@ def as_of(frame: pl.DataFrame, data: dict[str, Any]) -> pl.DataFrame:
         As :func:`training.labels.labels` gives it.
     data
         Data manifest; without time ranges everything is kept.
+    horizon_s
+        Of the labels, seconds.
     """
     known: dict[tuple[str, str], int] = {}
     for table in data.values():
@@ -184,7 +186,7 @@ def as_of(frame: pl.DataFrame, data: dict[str, Any]) -> pl.DataFrame:
         orient="row",
     )
     kept = frame.join(ends, on=["session", "product_id"], how="inner", maintain_order="left")
-    return kept.filter(pl.col("event_time_ns") + HORIZON_S * 1_000_000_000 <= pl.col("known_ns")).drop("known_ns")
+    return kept.filter(pl.col("event_time_ns") + horizon_s * 1_000_000_000 <= pl.col("known_ns")).drop("known_ns")
 
 
 def _run(run_id: str, folder: Path) -> Run:

@@ -1,9 +1,9 @@
-"""From labels to spikes: usable rows, blocks on the clock, a tau per product from the training block alone."""
+"""From labels to spikes: usable rows, blocks on the clock, a tau for each row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from feature_repo.contract import HORIZON_S
 from feature_repo.errors import InsufficientDataError
-from ingestion.kernel.label import percentile_tau
+from training import thresholds
+from training.artefact import Label, Rule
 from training.options import TrainOptions
-from training.splits import BLOCKS, Split, chronological
+from training.sessions import choose, in_time
+from training.splits import BLOCKS, Split, by_session, chronological, whole_sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +30,27 @@ class Spikes:
     split
         Blocks on the clock.
     tau
-        Threshold per product.
+        Threshold per product; of a rolling one the last before the sealed block.
     refused
         Reason per product that was left out.
+    label
+        What the artefact says of horizon, rule and tau.
+    tau_state
+        Content of the artefact's ``tau.json`` where tau rolls, else None.
+    missing
+        Rows without a rolling tau, by product and reason.
+    sessions
+        Sessions that the labels came from; all of them bear on a rolling tau.
     """
 
     frame: pl.DataFrame
     split: Split
     tau: dict[str, float]
     refused: dict[str, str]
+    label: Label
+    tau_state: bytes | None = None
+    missing: dict[str, dict[str, int]] = field(default_factory=dict)
+    sessions: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Rows, spikes and episodes per block."""
@@ -46,20 +60,20 @@ class Spikes:
             out[name] = {
                 "rows": part.height,
                 "spikes": int(part["spike"].sum()),
-                "episodes": episodes(part),
+                "episodes": episodes(part, self.label.horizon_s),
                 "start_ns": self.split[name].start_ns,
                 "end_ns": self.split[name].end_ns,
             }
         return out
 
 
-def spikes(labels: pl.DataFrame, options: TrainOptions) -> Spikes:
-    """Choose the usable rows, split them in time and mark the spikes.
+def usable_rows(labels: pl.DataFrame, options: TrainOptions) -> pl.DataFrame:
+    """Keep labelled rows with enough coverage.
 
     Raises
     ------
     InsufficientDataError
-        If no row is usable, a block would be empty, or no product has a threshold.
+        If there is none.
     """
     usable = labels.filter(pl.col("sigma_fwd").is_not_null() & (pl.col("coverage_s") >= options.min_coverage_s))
     if usable.is_empty():
@@ -69,37 +83,83 @@ def spikes(labels: pl.DataFrame, options: TrainOptions) -> Spikes:
             f"no usable row: {labelled} of {labels.height} grid rows have a label, none of them coverage_s >= "
             f"{options.min_coverage_s:g} (the longest is {longest}); replay a longer tape or lower --min-coverage"
         )
-    split = chronological(usable["event_time_ns"].to_numpy(), options.ratios)
-    t = usable["event_time_ns"].to_numpy()
-    held = [split[name].holds(t) for name in BLOCKS]
-    block = np.select(held, BLOCKS, "lost")
-    frame = usable.with_columns(pl.Series("block", block)).filter(pl.col("block") != "lost")
-    tau, refused = thresholds(frame, options)
+    return usable
+
+
+def spikes(labels: pl.DataFrame, options: TrainOptions) -> Spikes:
+    """Choose the usable rows, split them in time and mark the spikes.
+
+    Parameters
+    ----------
+    labels
+        As :func:`training.labels.labels_of` gives them for these options.
+    options
+        Threshold, split and least coverage.
+
+    Raises
+    ------
+    InsufficientDataError
+        If no row is usable, a block would be empty, or no product has a threshold.
+    UsageError
+        If the options name sessions that are not there.
+    """
+    usable = usable_rows(labels, options)
+    refused = {
+        product: f"{product}: no row has a label and coverage_s >= {options.min_coverage_s:g}; replay more of it"
+        for product in sorted(set(labels["product_id"].unique()) - set(usable["product_id"].unique()))
+    }
+    found = _rolled(usable, options) if options.rolling else _fixed(usable, options)
+    sessions = tuple(sorted(labels["session"].unique()))
+    return replace(found, refused={**refused, **found.refused}, sessions=sessions)
+
+
+def _fixed(usable: pl.DataFrame, options: TrainOptions) -> Spikes:
+    frame, split = _blocks(usable, options)
+    tau, refused = thresholds.fixed(frame, options)
     if not tau:
-        reasons = "; ".join(refused.values())
-        raise InsufficientDataError(f"no product is left to train on: {reasons}")
-    frame = (
-        frame.filter(pl.col("product_id").is_in(list(tau)))
-        .with_columns(tau=pl.col("product_id").replace_strict(tau, return_dtype=pl.Float64))
-        .with_columns(spike=pl.col("sigma_fwd") >= pl.col("tau"))
+        raise InsufficientDataError(f"no product is left to train on: {'; '.join(refused.values())}")
+    frame = frame.filter(pl.col("product_id").is_in(list(tau))).with_columns(
+        tau=pl.col("product_id").replace_strict(tau, return_dtype=pl.Float64)
     )
-    return Spikes(frame, split, tau, refused)
+    rule = Rule("percentile", options.percentile) if options.tau is None else Rule("absolute", options.tau)
+    label = Label(rule, tau, horizon_s=options.horizon_s, returns=options.returns)
+    return Spikes(_marked(frame), split, tau, refused, label)
 
 
-def thresholds(frame: pl.DataFrame, options: TrainOptions) -> tuple[dict[str, float], dict[str, str]]:
-    """Find tau for each product from its training block; a product that has none is refused, the others go on."""
-    tau: dict[str, float] = {}
-    refused: dict[str, str] = {}
-    for product in sorted(frame["product_id"].unique()):
-        mine = frame.filter((pl.col("product_id") == product) & (pl.col("block") == "train"))
-        try:
-            if options.tau is not None:
-                tau[product] = options.tau
-            else:
-                tau[product] = percentile_tau(mine["sigma_fwd"].to_numpy(), options.percentile, product=product)
-        except InsufficientDataError as error:
-            refused[product] = str(error)
-    return tau, refused
+def _rolled(usable: pl.DataFrame, options: TrainOptions) -> Spikes:
+    rule = options.rolling
+    assert rule is not None  # noqa: S101  # asked for by the caller
+    rolled = thresholds.rolling(usable, rule)
+    if rolled.frame.is_empty():
+        raise InsufficientDataError(f"no product is left to train on: {'; '.join(rolled.refused.values())}")
+    frame, split = _blocks(rolled.frame, options)
+    before = frame.filter(pl.col("block") != "test")
+    tau = dict(before.group_by("product_id").agg(pl.col("tau").sort_by("event_time_ns").last()).iter_rows())
+    frame = frame.filter(pl.col("product_id").is_in(list(tau)))
+    label = Label(
+        Rule("rolling", rule.percentile, rule.hours), tau, horizon_s=options.horizon_s, returns=options.returns
+    )
+    state = thresholds.state(usable, frame, rule)
+    return Spikes(_marked(frame), split, tau, rolled.refused, label, state, rolled.missing)
+
+
+def _blocks(usable: pl.DataFrame, options: TrainOptions) -> tuple[pl.DataFrame, Split]:
+    t, session = usable["event_time_ns"].to_numpy(), usable["session"].to_numpy().astype(str)
+    if options.train_sessions:
+        known = in_time(usable.lazy())
+        named = (options.train_sessions, options.val_sessions, options.test_sessions)
+        said = ("--train-sessions", "--val-sessions", "--test-sessions")
+        chosen = {b: choose(names, known, option=option) for b, names, option in zip(BLOCKS, named, said, strict=True)}
+        split = whole_sessions(t, session, chosen, purge_s=options.purge_s)
+    elif options.each_session:
+        split = by_session(t, session, options.ratios, purge_s=options.purge_s)
+    else:
+        split = chronological(t, options.ratios, purge_s=options.purge_s)
+    return usable.with_columns(block=pl.Series(split.names())).filter(pl.col("block") != "lost"), split
+
+
+def _marked(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(spike=pl.col("sigma_fwd") >= pl.col("tau"))
 
 
 def check(frame: pl.DataFrame, blocks: Sequence[str] = BLOCKS) -> None:
@@ -127,7 +187,7 @@ def check(frame: pl.DataFrame, blocks: Sequence[str] = BLOCKS) -> None:
             )
 
 
-def episodes(frame: pl.DataFrame) -> int:
+def episodes(frame: pl.DataFrame, horizon_s: int = HORIZON_S) -> int:
     """Count separate spike episodes: spike rows of one product no more than a horizon apart are one.
 
     Examples
@@ -139,5 +199,5 @@ def episodes(frame: pl.DataFrame) -> int:
     total = 0
     for part in frame.filter(pl.col("spike")).partition_by("product_id"):
         t: NDArray[np.int64] = np.sort(part["event_time_ns"].to_numpy())
-        total += 1 + int((np.diff(t) > HORIZON_S * 1_000_000_000).sum())
+        total += 1 + int((np.diff(t) > horizon_s * 1_000_000_000).sum())
     return total

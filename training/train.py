@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from feature_repo.contract import PURGE_S, feature_hash, service_hash
+from feature_repo.contract import feature_hash, service_hash
 from infra.settings import settings
 from ingestion import tables
 from training import artefact as art
@@ -30,7 +30,7 @@ from training import models, plots
 from training.calibration import best_f1, sigmoid
 from training.datasets import Dataset, dataset, feature_names
 from training.evaluation import figures
-from training.labels import labels
+from training.labels import labels_of
 from training.options import TrainOptions
 from training.registry import register
 from training.spikes import Spikes, check, episodes, spikes
@@ -107,7 +107,7 @@ def train(options: TrainOptions, *, progress: Callable[[str], None] = lambda _: 
     """
     progress("labels")
     source = _data_manifest()
-    found = spikes(labels(sessions=options.sessions, exclude_products=options.exclude_products), options)
+    found = spikes(labels_of(options), options)
     check(found.frame)
     names = feature_names(options.service, found.split)
     progress(f"training set: {found.frame.height:,} rows × {len(names)} features")
@@ -128,7 +128,7 @@ def train(options: TrainOptions, *, progress: Callable[[str], None] = lambda _: 
             run_id = str(client.create_run(experiment, run_name=model.kind, tags={"kind": model.kind}).info.run_id)
             try:
                 home = settings().models / run_id
-                manifest = art.save(home, manifest, model.model)
+                manifest = art.save(home, manifest, model.model, found.tau_state)
                 pictures = Path(folder) / model.kind
                 _draw(pictures, art.load(home), model, data)
                 log_run(
@@ -173,19 +173,16 @@ def _calibrated(
         service=art.Service(options.service, service_hash(options.service)),
         features=list(model.features),
         feature_hash=feature_hash(model.features),
-        label=art.Label(
-            art.Rule("percentile", options.percentile) if options.tau is None else art.Rule("absolute", options.tau),
-            found.tau,
-        ),
+        label=found.label,
         threshold=0.5,
         calibration=art.Calibration(),
         imputation=model.imputation,
         training=art.Training(
             blocks=found.counts(),
             products=sorted(found.tau),
-            sessions=sorted(found.frame["session"].unique()),
+            sessions=list(found.sessions),
             min_coverage_s=options.min_coverage_s,
-            purge_s=PURGE_S,
+            purge_s=options.purge_s,
         ),
         data=source,
         metrics={},

@@ -15,7 +15,7 @@ S = 1_000_000_000
 
 
 def members(split, t):
-    return {name: t[split[name].holds(t)] for name in BLOCKS}
+    return {name: t[split.of(name)] for name in BLOCKS}
 
 
 @settings(max_examples=50, deadline=None)
