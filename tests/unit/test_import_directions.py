@@ -20,6 +20,7 @@ ROOMS = {
     "ingestion.kernel": ("ingestion.kernel", "feature_repo.contract", "feature_repo.errors"),
     "ingestion": ("ingestion", "feature_repo", *HOUSE),
     "training": ("training", "feature_repo", "ingestion.kernel", "ingestion.tables", *HOUSE),
+    "training.audit": ("training", "feature_repo", "ingestion.kernel", "ingestion.tables", "ingestion.tapes", *HOUSE),
     "serving": ("serving", "feature_repo", "training.artefact", *HOUSE),
     "monitoring": (
         "monitoring",

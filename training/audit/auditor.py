@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from training.audit import duplicates, features, fitted, labels, skill, split, tau
+from training.audit import duplicates, features, fitted, future, labels, skill, split, tau
 from training.audit.evidence import Evidence
 from training.audit.findings import Audit, Finding
 
@@ -33,6 +33,7 @@ QUICK: Final[dict[str, Check]] = {
 }
 """Checks that together take under two seconds on 50,000 rows, by name."""
 FULL: Final[dict[str, Check]] = {
+    "tape": future.tape,
     "time_shift": skill.time_shift,
     "shuffled": skill.shuffled,
 }

@@ -54,12 +54,12 @@ def describe(data: Dataset, artefact: Artefact, options: TrainOptions, *, run_id
     """
     shown = data.frame["block"].is_in(["train", "validation"])
     rows = data.frame.filter(shown)
-    here = pl.col("product_id").is_in(rows["product_id"].unique().to_list()) & pl.col("session").is_in(
-        rows["session"].unique().to_list()
-    )
-    columns = [*KEYS, "trigger", "event_time_ns", "coverage_s"]
+    products = rows["product_id"].unique().to_list()
+    # a rolling tau knows sessions that have no row left in the run
+    sessions = sorted({*rows["session"].unique(), *artefact.manifest.training.sessions})
+    here = pl.col("product_id").is_in(products) & pl.col("session").is_in(sessions)
+    columns = [*KEYS, "trigger", "row_time", "event_time_ns", "created_timestamp", "coverage_s"]
     columns += [name for name in data.features if name not in columns]
-    said = artefact.manifest.label
     return Evidence(
         rows=rows,
         x=data.x[shown.to_numpy()],
@@ -68,8 +68,8 @@ def describe(data: Dataset, artefact: Artefact, options: TrainOptions, *, run_id
         quotes=tables.scan("quotes").filter(here).collect(),
         table=tables.scan("spike_features").filter(here).select(columns).collect(),
         tapes=tuple(sorted(settings().raw.rglob("*"))) if settings().raw.is_dir() else (),
-        objective=str(getattr(options, "objective", "f1")),
-        returns=said.returns,
-        by_session=bool(getattr(options, "by_session", False)),
+        objective=options.objective,
+        returns=artefact.manifest.label.returns,
+        by_session=options.each_session or bool(options.train_sessions),
         run_id=run_id,
     )

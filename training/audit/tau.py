@@ -91,7 +91,10 @@ def rolling(e: Evidence) -> Iterator[Finding]:
 
 def _history(e: Evidence, quotes: pl.DataFrame, table: pl.DataFrame) -> dict[str, list[tuple[Times, Values]]]:
     """Labels by product of all grid rows, and of those alone that a run may use: either may be the history."""
-    grid = table.filter(pl.col("trigger") == "grid").select("product_id", "session", "event_time_ns", "coverage_s")
+    grid = table.filter(pl.col("trigger") == "grid")
+    # of overlapping recordings the row that was created last is the one that training knows
+    grid = grid.sort("created_timestamp", "session").unique(["product_id", "row_time"], keep="last")
+    grid = grid.select("product_id", "session", "event_time_ns", "coverage_s")
     sigma = labelled(grid, quotes, horizon_s=e.horizon_s, returns=e.returns)
     known = grid.with_columns(pl.Series("sigma", sigma)).filter(pl.Series(~np.isnan(sigma))).sort("event_time_ns")
     least = 0.0 if e.artefact is None else e.artefact.manifest.training.min_coverage_s
