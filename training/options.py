@@ -119,6 +119,10 @@ class TrainOptions:
             return
         if not all(blocks):
             raise UsageError("--train-sessions, --val-sessions and --test-sessions go together; give all three or none")
+        named = [name for block in blocks for name in block]
+        twice = sorted({name for name in named if named.count(name) > 1})
+        if twice:
+            raise UsageError(f"session {twice[0]} is named for two blocks; give each session to one block, once")
         if self.each_session or self.sessions:
             raise UsageError("--train-sessions names the sessions to use; leave --sessions and --session out")
 

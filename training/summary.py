@@ -1,21 +1,26 @@
-"""What label, split and train have to say, as plain values for a table or JSON."""
+"""What was typed becomes options, and what split and train have to say becomes plain values."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-import polars as pl
-
-from feature_repo.contract import DEFAULT_SERVICE, TOP_SERVICE
-from feature_repo.errors import InsufficientDataError, UsageError
+from feature_repo.contract import DEFAULT_SERVICE, HORIZON_S, TOP_SERVICE
+from feature_repo.errors import UsageError
 from training.gate import MIN_EPISODES
-from training.labels import REASONS, labels
+from training.labels import labels_of
 from training.options import TrainOptions
-from training.spikes import spikes
+from training.sessions import recorded, resolve
+from training.spikes import Spikes, spikes
+from training.splits import BLOCKS
 
 if TYPE_CHECKING:
     from training.train import TrainReport
+
+ROLLING_HOURS: Final = 6.0
+"""Trailing hours of a rolling tau unless told otherwise: the level of recorded tapes moves by the hour, and a shorter
+window would follow the very clusters that are to be forecast."""
 
 
 def options(
@@ -30,8 +35,32 @@ def options(
     ratios: tuple[float, float, float] = (0.7, 0.15, 0.15),
     min_coverage: float | None = None,
     seed: int = 7,
+    horizon: str = "",
+    returns: str = "1s",
+    threshold: str = "fixed",
+    rolling_hours: float | None = None,
+    sessions: str = "",
+    train_sessions: str = "",
+    val_sessions: str = "",
+    test_sessions: str = "",
 ) -> TrainOptions:
-    """Turn what was typed into options; empty text and None mean the default."""
+    """Turn what was typed into options; empty text and None mean the default.
+
+    Raises
+    ------
+    UsageError
+        If a value is not allowed, two exclude each other, or a session is not in the tables.
+    """
+    if threshold not in ("fixed", "rolling"):
+        raise UsageError(f"--threshold is {threshold!r}, must be fixed or rolling")
+    if rolling_hours is not None and threshold != "rolling":
+        raise UsageError(f"--rolling-hours {rolling_hours:g} goes with --threshold rolling; give both or none")
+    if session and sessions:
+        raise UsageError(
+            "--session chooses what is split as one, --sessions what is split one by one; give one of them"
+        )
+    if tau is not None and threshold == "rolling":
+        raise UsageError(f"--tau {tau:g} is absolute and cannot roll; leave --tau or --threshold rolling out")
     if top and service not in ("", TOP_SERVICE):
         raise UsageError(f"--use-top-features is {TOP_SERVICE}, --service is {service!r}; give one of them")
     if tau is not None and threshold_percentile is not None:
@@ -43,78 +72,54 @@ def options(
         "min_coverage_s": min_coverage,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    if threshold_percentile is not None:
+    if threshold_percentile is not None or threshold == "rolling":
         given["tau"] = None  # said now, it goes before an absolute tau in the settings
     return TrainOptions(
         service=TOP_SERVICE if top else service or DEFAULT_SERVICE,
         exclude_products=_names(exclude_products),
-        sessions=_names(session),
+        sessions=resolve(_names(session or sessions), option="--sessions" if sessions else "--session"),
         ratios=ratios,
         seed=seed,
+        horizon_s=seconds(horizon) if horizon else HORIZON_S,
+        returns=cast(Literal["1s", "tick"], returns),  # TrainOptions refuses any other
+        rolling_hours=(ROLLING_HOURS if rolling_hours is None else rolling_hours) if threshold == "rolling" else None,
+        each_session=bool(sessions),
+        train_sessions=resolve(_names(train_sessions), option="--train-sessions"),
+        val_sessions=resolve(_names(val_sessions), option="--val-sessions"),
+        test_sessions=resolve(_names(test_sessions), option="--test-sessions"),
         **given,
     )
 
 
-def label_summary(chosen: TrainOptions, *, returns: str = "1s") -> dict[str, Any]:
-    """Label everything and count per product: rows, nulls by reason, tau, share of spikes in the training block.
+def seconds(text: str) -> int:
+    """Read a duration in whole seconds.
+
+    Examples
+    --------
+    >>> seconds("60s"), seconds("2m"), seconds("1h"), seconds("90")
+    (60, 120, 3600, 90)
+    """
+    found = re.fullmatch(r"(\d{1,6})([smh]?)", text.strip())
+    if found is None:
+        raise UsageError(f"--horizon is {text!r}, must be whole seconds, minutes or hours such as 60s, 2m or 1h")
+    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def split_summary(chosen: TrainOptions) -> dict[str, Any]:
+    """Count rows, spikes and episodes per block, the rows lost between them, and the rows per session and block.
 
     Raises
     ------
     InsufficientDataError
-        If no row has a label.
-    UsageError
-        If ``returns`` is unknown.
+        If there is nothing to split, or a block would be empty.
     """
-    if returns not in ("1s", "tick"):
-        raise UsageError(f"--returns is {returns!r}, must be 1s or tick")
-    frame = labels(
-        sessions=chosen.sessions,
-        exclude_products=chosen.exclude_products,
-        returns="tick" if returns == "tick" else "1s",
-    )
-    if frame["sigma_fwd"].null_count() == frame.height:
-        counts = {r: int((frame["null_reason"] == r).sum()) for r in REASONS}
-        raise InsufficientDataError(
-            f"none of {frame.height} grid rows has a label (nulls by reason: {counts}), at least 1 was needed; a label "
-            "takes 60 s of quotes after the row: replay a longer tape"
-        )
-    tau: dict[str, float] = {}
-    share: dict[str, float] = {}
-    reasons: list[str] = []
-    try:
-        found = spikes(frame, chosen)
-        train = found.frame.filter(pl.col("block") == "train")
-        tau, reasons = found.tau, list(found.refused.values())
-        share = dict(train.group_by("product_id").agg(pl.col("spike").mean()).iter_rows())
-    except InsufficientDataError as error:
-        reasons = [str(error)]
-    usable = frame.filter(pl.col("sigma_fwd").is_not_null() & (pl.col("coverage_s") >= chosen.min_coverage_s))
-    products = []
-    for product in sorted(frame["product_id"].unique()):
-        mine = frame.filter(pl.col("product_id") == product)
-        products.append(
-            {
-                "product": product,
-                "rows": mine.height,
-                "labelled": mine.height - mine["sigma_fwd"].null_count(),
-                "usable": usable.filter(pl.col("product_id") == product).height,
-                **{reason: int((mine["null_reason"] == reason).sum()) for reason in REASONS},
-                "tau": tau.get(product),
-                "share": share.get(product),
-            }
-        )
-    return {"rows": frame.height, "products": products, "reasons": reasons}
-
-
-def split_summary(chosen: TrainOptions) -> dict[str, Any]:
-    """Count rows, spikes and episodes per block, and the rows lost between them."""
-    found = spikes(labels(sessions=chosen.sessions, exclude_products=chosen.exclude_products), chosen)
+    found = spikes(labels_of(chosen), chosen)
     blocks: list[dict[str, Any]] = [
         {
             "block": name,
             **{key: count[key] for key in ("rows", "spikes", "episodes")},
-            "from": _utc(count["start_ns"]),
-            "to": _utc(count["end_ns"]),
+            "from": utc(count["start_ns"]),
+            "to": utc(count["end_ns"]),
         }
         for name, count in found.counts().items()
     ]
@@ -123,14 +128,43 @@ def split_summary(chosen: TrainOptions) -> dict[str, Any]:
         for b in blocks
         if b["episodes"] < MIN_EPISODES
     ]
+    warnings += [
+        f"{b['block']} has {b['spikes']} spikes in {b['rows']} rows: nothing can be learned from it or measured on it"
+        for b in blocks
+        if not 0 < b["spikes"] < b["rows"]
+    ]
+    without = [
+        f"{product}: {count:,} rows have no rolling tau ({reason})"
+        for product, counts in found.missing.items()
+        for reason, count in counts.items()
+    ]
     return {
         "blocks": blocks,
         "lost": found.split.lost,
         "purge_s": found.split.purge_s,
+        "horizon_s": found.label.horizon_s,
+        "rule": {"kind": found.label.rule.kind, "value": found.label.rule.value, "hours": found.label.rule.hours},
         "tau": found.tau,
         "refused": found.refused,
-        "warnings": [*warnings, *(f"left out: {reason}" for reason in found.refused.values())],
+        "sessions": _sessions(found),
+        "warnings": [
+            *warnings,
+            *found.split.warnings,
+            *without,
+            *(f"left out: {reason}" for reason in found.refused.values()),
+        ],
     }
+
+
+def _sessions(found: Spikes) -> list[dict[str, Any]]:
+    """Rows per session and block; the numbers are those that --sessions takes."""
+    counts = found.frame.group_by("session", "block").len()
+    rows = {(session, block): n for session, block, n in counts.iter_rows()}
+    return [
+        {"number": number, "session": session, **{block: rows.get((session, block), 0) for block in BLOCKS}}
+        for number, session in enumerate(recorded(), 1)
+        if session in found.sessions
+    ]
 
 
 def model_rows(report: TrainReport) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
@@ -147,5 +181,6 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _utc(ns: int) -> str:
+def utc(ns: int) -> str:
+    """Write a time as date and time of day in UTC."""
     return datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")

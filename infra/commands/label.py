@@ -2,62 +2,61 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from infra import label_options as o
+
 
 def command(
-    session: Annotated[str, typer.Option(help="Sessions to use, comma-separated; empty for all.")] = "",
-    exclude_products: Annotated[str, typer.Option(help="Products to leave out, comma-separated.")] = "",
-    threshold_percentile: Annotated[
-        float | None, typer.Option(help="Percentile of the training block that makes tau; default from the settings.")
+    horizon: o.Horizon = "60s",
+    threshold_percentile: o.Percentile = None,
+    threshold: o.Threshold = "fixed",
+    rolling_hours: o.RollingHours = None,
+    tau: o.Tau = None,
+    returns: o.Returns = "1s",
+    session: o.Session = "",
+    exclude_products: o.ExcludeProducts = "",
+    min_coverage: o.MinCoverage = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG to draw; default reports/labels.png in the data folder.")
     ] = None,
-    tau: Annotated[float | None, typer.Option(help="Absolute tau instead of a percentile.")] = None,
-    min_coverage: Annotated[
-        float | None, typer.Option(help="Seconds without a gap a row needs; default from the settings.")
-    ] = None,
-    returns: Annotated[str, typer.Option(help="Returns the label is made of: 1s or tick.")] = "1s",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Label all grid rows: how much the mid moved in the 60 s after each.
+    """Label all grid rows: how much the mid moved in the horizon after each.
 
-    Prints rows, nulls by reason, tau and share of spikes per product. tau is taken from the training block alone; where
-    the tape is too short to be split, there is none.
+    Prints and draws rows, nulls by reason, tau and share of spikes per hour, by product. A fixed tau is taken from the
+    training block alone (where the tape is too short to be split, there is none); a rolling one from the horizons that
+    had ended by then.
 
-    Example: volspike label --exclude-products ETH-USD --threshold-percentile 90
+    Example: volspike label --threshold rolling --rolling-hours 6 --threshold-percentile 90
     """
-    from infra.tables_view import emit, table
-    from training.summary import label_summary, options
+    from infra.label_tables import show
+    from infra.settings import settings
+    from infra.tables_view import emit
+    from training.label_plot import draw
+    from training.label_view import label_view
+    from training.summary import options
 
-    chosen = options(
-        session=session,
-        exclude_products=exclude_products,
-        threshold_percentile=threshold_percentile,
-        tau=tau,
-        min_coverage=min_coverage,
+    view = label_view(
+        options(
+            session=session,
+            exclude_products=exclude_products,
+            threshold_percentile=threshold_percentile,
+            tau=tau,
+            min_coverage=min_coverage,
+            horizon=horizon,
+            returns=returns,
+            threshold=threshold,
+            rolling_hours=rolling_hours,
+        )
     )
-    summary = label_summary(chosen, returns=returns)
+    picture = plot or settings().data / "reports" / "labels.png"
+    draw(view, picture)
     if json:
-        emit(summary)
+        emit({**view.to_dict(), "picture": str(picture)})
         return
-    table(
-        "labels",
-        ("product", "rows", "labelled", "usable", "no quote", "gap", "too recent", "tau", "spikes in train"),
-        [
-            (
-                p["product"],
-                p["rows"],
-                p["labelled"],
-                p["usable"],
-                p["no_quote"],
-                p["gap"],
-                p["watermark"],
-                p["tau"],
-                p["share"],
-            )
-            for p in summary["products"]
-        ],
-    )
-    for reason in summary["reasons"]:
-        typer.echo(f"no tau: {reason}")
+    show(view)
+    typer.echo(f"drawn: {picture}")
