@@ -206,7 +206,7 @@ def _said_train(report: TrainReport) -> str:
 
 
 def _promote(outcome: Outcome) -> str:
-    from training.registry import promote
+    from training.promotion import promote
 
     assert outcome.trained is not None  # noqa: S101 - the step before
     best = outcome.trained.best

@@ -202,7 +202,7 @@ class Settings(BaseSettings):
         validation_alias=_names("GATE_ALPHA"),
         gt=0,
         lt=1,
-        description="Probability that the gate ever promotes a model that is no better, over all its attempts together.",
+        description="Probability that the gate ever promotes a model that is no better, over all attempts together.",
     )
     max_predict_ms: float = Field(
         default=20.0,

@@ -1,4 +1,4 @@
-"""The model registry: versions, the alias that is served, and a log of every deployment in the registry's own tags.
+"""The model registry: versions and the alias that is served; who moves it, and why, is :mod:`training.promotion`'s.
 
 MLflow is the truth. ``<data>/models/champion.json`` is a view of it for the service, which then needs no MLflow;
 artefacts are served from ``<data>/models/<run>``, verified against their manifest whenever they are loaded.
@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import uuid
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from feature_repo.errors import InputError, PromotionRefused, StoreError
+from feature_repo.errors import InputError, StoreError
 from infra.settings import settings
 from training.artefact import Artefact, load
-from training.gate import objections
 from training.tracking import MODEL_DIR, tracking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION: Final = "champion"
-_LOG_TAG = "deploy."
 
 
 class Resolved(NamedTuple):
@@ -34,40 +29,6 @@ class Resolved(NamedTuple):
     path: Path
     version: str
     run_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """One entry of the deployment log.
-
-    Attributes
-    ----------
-    number
-        1, 2, … in the order in which they happened.
-    version, run_id, digest
-        What is champion since; digest is the sha256 of its manifest.
-    previous
-        Version that was champion before, None for the first.
-    force
-        The reason given with ``--force``, None if the gate said yes.
-    overridden
-        The gate's objections that were forced aside.
-    evidence
-        Test figures of the version and of the baseline on the same rows.
-    at
-        When, ISO 8601 UTC.
-    """
-
-    number: int
-    action: Literal["promote", "rollback"]
-    version: str
-    run_id: str
-    digest: str
-    previous: str | None
-    force: str | None = None
-    overridden: list[str] = field(default_factory=list)
-    evidence: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    at: str = ""
 
 
 def register(client: MlflowClient, run_id: str) -> str:
@@ -84,99 +45,6 @@ def register(client: MlflowClient, run_id: str) -> str:
     return str(version.version)
 
 
-def promote(run_or_version: str, *, force: str | None = None) -> Deployment:
-    """Make a version the champion, if the gate agrees.
-
-    Parameters
-    ----------
-    run_or_version
-        Run id, a unique beginning of one, or a version number.
-    force
-        Reason for overriding the gate; recorded. A damaged artefact or one of another contract cannot be forced.
-
-    Returns
-    -------
-    Deployment
-
-    Raises
-    ------
-    PromotionRefused
-        If the gate objects; the message begins with the reason's code.
-    InputError
-        If there is no such run or version, or the reason is empty.
-    ArtefactError, ContractError
-        If the artefact doesn't verify.
-    StoreError
-        If MLflow is locked or unreachable.
-    """
-    if force is not None and not force.strip():
-        raise InputError("--force must give a reason, such as --force 'first model', was empty")
-    with tracking() as client:
-        version, run_id = _find(client, run_or_version)
-        artefact = _artefact(client, run_id)
-        found = objections(artefact.manifest.metrics)
-        if found and force is None:
-            raise PromotionRefused(
-                f"{'; '.join(map(str, found))}. Version {version} (run {run_id}) was not promoted; "
-                "--force 'reason' overrides this and is recorded"
-            )
-        log = _history(client)
-        stack = _stack(log)
-        metrics = artefact.manifest.metrics
-        entry = Deployment(
-            number=len(log) + 1,
-            action="promote",
-            version=version,
-            run_id=run_id,
-            digest=artefact.digest,
-            previous=stack[-1] if stack else None,
-            force=force,
-            overridden=[o.code for o in found],
-            evidence={block: dict(metrics[block]) for block in ("test", "baseline") if block in metrics},
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        _deploy(client, entry)
-    return entry
-
-
-def rollback() -> Deployment:
-    """Give the alias back to the version that was champion before the present one.
-
-    Raises
-    ------
-    InputError
-        If there was none.
-    ArtefactError, ContractError, StoreError
-        As :func:`promote`.
-    """
-    with tracking() as client:
-        log = _history(client)
-        stack = _stack(log)
-        if len(stack) < 2:
-            raise InputError(
-                f"{len(stack)} champions on the deployment log, a rollback needs 2; promote another version first"
-            )
-        version, run_id = _find(client, stack[-2])
-        artefact = _artefact(client, run_id)
-        entry = Deployment(
-            number=len(log) + 1,
-            action="rollback",
-            version=version,
-            run_id=run_id,
-            digest=artefact.digest,
-            previous=stack[-1],
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        _deploy(client, entry)
-    return entry
-
-
-def history() -> list[Deployment]:
-    """Deployment log, oldest first, read from the registry's tags."""
-    with tracking() as client:
-        return _history(client)
-
-
 def resolve(alias: str = CHAMPION) -> Resolved:
     """Find the artefact that an alias names, fetched to this machine if it isn't here, and verified.
 
@@ -185,7 +53,7 @@ def resolve(alias: str = CHAMPION) -> Resolved:
     InputError
         If no version has that alias.
     ArtefactError, ContractError, StoreError
-        As :func:`promote`.
+        If the artefact doesn't verify, or MLflow is locked or unreachable.
     """
     from mlflow.exceptions import MlflowException
 
@@ -199,7 +67,7 @@ def resolve(alias: str = CHAMPION) -> Resolved:
                 f"no version of {settings().model_name!r} has the alias {alias!r}; run volspike train, then promote"
             ) from error
         run_id = str(version.run_id)
-        _artefact(client, run_id)
+        verified(client, run_id)
         return Resolved(settings().models / run_id, str(version.version), run_id)
 
 
@@ -209,7 +77,7 @@ def resolve_fast() -> Resolved:
     Raises
     ------
     InputError
-        If nothing was promoted yet, or the file is not what :func:`promote` writes.
+        If nothing was promoted yet, or the file is not what :func:`point` writes.
     """
     view = settings().models / f"{CHAMPION}.json"
     try:
@@ -221,10 +89,10 @@ def resolve_fast() -> Resolved:
         raise InputError(f"{view} is not a champion's pointer ({error!r}); run volspike promote again") from error
 
 
-def _find(client: MlflowClient, wanted: str) -> tuple[str, str]:
+def find(client: MlflowClient, wanted: str) -> tuple[str, str]:
     """Version and run that a version number, run id or beginning of one names."""
-    versions = _versions(client)
-    by_version = [(str(v.version), str(v.run_id)) for v in versions]
+    there = versions(client)
+    by_version = [(str(v.version), str(v.run_id)) for v in there]
     fits = [(v, r) for v, r in by_version if v == wanted]
     fits = fits or [(v, r) for v, r in by_version if r == wanted]
     fits = fits or [(v, r) for v, r in by_version if len(wanted) >= 4 and r.startswith(wanted)]
@@ -237,7 +105,8 @@ def _find(client: MlflowClient, wanted: str) -> tuple[str, str]:
     return fits[0]
 
 
-def _versions(client: MlflowClient) -> list[Any]:
+def versions(client: MlflowClient) -> list[Any]:
+    """All versions of the registered model, as MLflow describes them, the newest first."""
     name = settings().model_name.replace("'", "")
     found: list[Any] = []
     token = None
@@ -249,57 +118,26 @@ def _versions(client: MlflowClient) -> list[Any]:
             return sorted(found, key=lambda v: -int(v.version))
 
 
-def _history(client: MlflowClient) -> list[Deployment]:
-    entries = [
-        Deployment(**json.loads(value))
-        for version in _versions(client)
-        for key, value in version.tags.items()
-        if key.startswith(_LOG_TAG)
-    ]
-    return sorted(entries, key=lambda e: e.number)
-
-
-def _stack(log: list[Deployment]) -> list[str]:
-    """Champions that a rollback can return to, the present one last."""
-    stack: list[str] = []
-    for entry in log:
-        if entry.action == "rollback":
-            stack.pop()
-        elif not stack or stack[-1] != entry.version:
-            stack.append(entry.version)
-    return stack
-
-
-def _artefact(client: MlflowClient, run_id: str) -> Artefact:
+def verified(client: MlflowClient, run_id: str) -> Artefact:
     """Load and verify a run's artefact, from this machine or else fetched whole from the run."""
-    folder = settings().models / run_id
-    if not folder.exists():
-        settings().models.mkdir(parents=True, exist_ok=True)
-        temporary = settings().models / f".{run_id}.{uuid.uuid4().hex[:8]}"
-        temporary.mkdir()
-        try:
-            client.download_artifacts(run_id, MODEL_DIR, str(temporary))
-            load(temporary / MODEL_DIR)
-            (temporary / MODEL_DIR).rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return load(folder)
+    from training.runs import fetch
+
+    return load(fetch(client, run_id))
 
 
-def _deploy(client: MlflowClient, entry: Deployment) -> None:
-    """Record, move the alias, then the view: dying in between leaves an entry that can be seen and repeated."""
+def point(client: MlflowClient, version: str, run_id: str, digest: str, at: str) -> None:
+    """Move the alias, then the view."""
     name = settings().model_name
-    client.set_model_version_tag(name, entry.version, f"{_LOG_TAG}{entry.number:06d}", json.dumps(asdict(entry)))
-    client.set_registered_model_alias(name, CHAMPION, entry.version)
+    client.set_registered_model_alias(name, CHAMPION, version)
     view = settings().models / f"{CHAMPION}.json"
     said = {
         "name": name,
         "alias": CHAMPION,
-        "version": entry.version,
-        "run_id": entry.run_id,
-        "path": entry.run_id,
-        "sha256": entry.digest,
-        "at": entry.at,
+        "version": version,
+        "run_id": run_id,
+        "path": run_id,
+        "sha256": digest,
+        "at": at,
     }
     temporary = view.with_name(f".{view.name}.{uuid.uuid4().hex[:8]}")
     try:

@@ -13,7 +13,10 @@ def command(
     log: Annotated[bool, typer.Option("--log", help="Print the deployment log instead.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Move the alias champion to a registered version; the service follows within seconds.
+    """Move the alias champion to a registered version, if the gate agrees; the service follows within seconds.
+
+    The gate wants a clean audit, and rows that neither the version nor the champion was trained or chosen on, on which
+    the version is surely better. A refusal begins with its code, such as INSUFFICIENT_EVIDENCE or NOT_BETTER.
 
     Example: volspike promote 3 --force "first model, thin evidence"
     """
@@ -21,25 +24,28 @@ def command(
 
     from feature_repo.errors import UsageError
     from infra.tables_view import emit, table
-    from training import registry
+    from training import promotion
 
     if bool(run) == log:
         raise UsageError(f"promote takes either a RUN or --log, RUN was {run!r}: see volspike promote --help")
     if log:
-        entries = registry.history()
+        entries = promotion.history()
         if json:
             emit([asdict(e) for e in entries])
             return
-        table(
-            "deployments",
-            ("at", "action", "version", "run", "before", "forced by", "overridden"),
-            [(e.at, e.action, e.version, e.run_id, e.previous, e.force, ", ".join(e.overridden)) for e in entries],
-        )
+        rows = []
+        for e in entries:
+            compared = e.evidence.get("comparison") or {}
+            codes = ", ".join(text.split(":")[0] for text in e.overridden)
+            against = (e.evidence.get("opponent"), compared.get("difference"), compared.get("lower_bound"))
+            rows.append((e.at, e.action, e.version, e.run_id, e.previous, *against, e.force, codes))
+        header = ("at", "action", "version", "run", "before", "against", "PR-AUC +", "at least", "forced by", "over")
+        table("deployments", header, rows)
         return
-    entry = registry.promote(run, force=force)
+    entry = promotion.promote(run, force=force)
     if json:
         emit(asdict(entry))
         return
     typer.echo(f"version {entry.version} (run {entry.run_id}) is champion; before it: {entry.previous or 'none'}")
-    if entry.overridden:
-        typer.echo(f"forced over {', '.join(entry.overridden)}: {entry.force}")
+    for objection in entry.overridden:
+        typer.echo(f"forced over {objection}")

@@ -15,9 +15,9 @@ def command(json: Annotated[bool, typer.Option("--json", help="Print one JSON ob
     from dataclasses import asdict
 
     from infra.tables_view import emit
-    from training import registry
+    from training import promotion
 
-    entry = registry.rollback()
+    entry = promotion.rollback()
     if json:
         emit(asdict(entry))
         return
