@@ -6,9 +6,10 @@ The clean steps are those of ``training``; :func:`build` returns what an audit i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ from tests.leaks.market import Source
 from training import artefact as art
 from training import models
 from training.audit import Evidence
-from training.calibration import best_f1, sigmoid
+from training.calibration import preferred
+from training.design import Design
+from training.objectives import parse
 from training.options import TrainOptions
 from training.spikes import spikes
 
@@ -38,8 +41,6 @@ class Draft:
     features: list[str]
     tau: dict[str, float]
     model: models.Fitted | None = None
-    calibration: art.Calibration = field(default_factory=art.Calibration)
-    threshold: float = 0.5
 
     def mask(self, *blocks: str) -> NDArray[np.bool_]:
         return self.rows["block"].is_in(list(blocks)).to_numpy()
@@ -80,10 +81,11 @@ def build(source: Source, steps: Steps | None = None, *, kind: str = "lr", seed:
     raw = _manifest(draft, names)
     margin = art.Artefact(raw, "", draft.model.model).margin(x)
     of, cut = draft.mask(steps.calibrated_on), draft.mask(steps.cut_on)
-    calibration = sigmoid(margin[of], draft.y[of])
+    t, products = draft.rows["event_time_ns"].to_numpy(), draft.rows["product_id"].to_numpy().astype(str)
+    calibration = preferred(margin[of], draft.y[of], t[of])
     calibrated = replace_manifest(raw, calibration=calibration)
     p = art.Artefact(calibrated, "", draft.model.model).predict_proba(x)
-    final = replace_manifest(calibrated, threshold=best_f1(p[cut], draft.y[cut]))
+    final = replace_manifest(calibrated, threshold=parse("f1").threshold(p[cut], draft.y[cut], t[cut], products[cut]))
     shown = draft.mask("train", "validation", *(() if steps.sealed else ("test",)))
     return Evidence(
         rows=draft.rows.filter(pl.Series(shown)),
@@ -96,8 +98,6 @@ def build(source: Source, steps: Steps | None = None, *, kind: str = "lr", seed:
 
 
 def replace_manifest(manifest: art.Manifest, **changes: Any) -> art.Manifest:
-    import msgspec
-
     return msgspec.structs.replace(manifest, **changes)
 
 
@@ -119,13 +119,13 @@ def _rows(source: Source, steps: Steps) -> Draft:
 
 
 def _fit(draft: Draft, steps: Steps, kind: str, seed: int) -> models.Fitted:
-    train = draft.mask("train")
+    train, later = draft.mask("train"), draft.mask("validation")
     x, y = draft.x[train], draft.y[train]
     if kind == "zscore":
         return models.zscore(x, draft.features)
     if kind == "xgb":
-        later = draft.mask("validation")
-        return models.boosted(x, y, draft.x[later], draft.y[later], draft.features, seed=seed, jobs=1)
+        held = (draft.x[later], draft.y[later])
+        return models.boosted(x, y, draft.features, seed=seed, jobs=1, validation=held)
     if (steps.scaled_on, steps.filled_on) == (("train",), ("train",)):
         return models.logistic(x, y, draft.features, seed=seed)
     return _logistic_of_others(draft, steps, seed)
@@ -133,26 +133,14 @@ def _fit(draft: Draft, steps: Steps, kind: str, seed: int) -> models.Fitted:
 
 def _logistic_of_others(draft: Draft, steps: Steps, seed: int) -> models.Fitted:
     """Fit as people do who scale and fill first and split later."""
-    import msgspec
-    from sklearn.linear_model import LogisticRegression
-
-    train, missing = draft.mask("train"), np.isnan(draft.x)
-    known = ~missing.all(axis=0)
-    fill = np.zeros(draft.x.shape[1])
-    fill[known] = np.nanmedian(draft.x[draft.mask(*steps.filled_on)][:, known], axis=0)
-    filled = np.where(missing, fill, draft.x)
-    seen = filled[draft.mask(*steps.scaled_on)]
-    mean, scale = seen.mean(axis=0), seen.std(axis=0)
-    usable = known & (scale > 1e-12 * np.abs(mean))
-    mean, scale = np.where(usable, mean, 0.0), np.where(usable, scale, 1.0)
-    design = ((filled - mean) / scale)[train]
-    fitted = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000, random_state=seed)
-    fitted.fit(design, draft.y[train])
-    weight = np.where(usable, fitted.coef_[0], 0.0)
-    linear = art.Linear(
-        fill.tolist(), mean.tolist(), scale.tolist(), weight.tolist(), [0.0] * len(fill), float(fitted.intercept_[0])
-    )
-    values = {n: float(f) for n, f, k in zip(draft.features, fill, known, strict=True) if k}
+    train = draft.mask("train")
+    fill = Design.fit(draft.x[draft.mask(*steps.filled_on)], log=True).fill
+    filled = np.where(np.isnan(draft.x), fill, draft.x)
+    design = replace(Design.fit(filled[draft.mask(*steps.scaled_on)], log=True), fill=fill)
+    solver = models.solver(models.LR, seed=seed, max_iter=2000)
+    solver.fit(design.apply(draft.x[train]), draft.y[train])
+    linear = design.linear(solver.coef_[0], float(solver.intercept_[0]))
+    values = {n: float(f) for n, f, k in zip(draft.features, design.fill, design.known, strict=True) if k}
     return models.Fitted("lr", tuple(draft.features), msgspec.json.encode(linear), art.Imputation("median", values), {})
 
 

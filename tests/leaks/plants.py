@@ -176,8 +176,9 @@ def future_filled_feature(source: Source, seed: int) -> Evidence:
     """``df.bfill()``: a hole is filled with what comes after it."""
 
     def fill(draft: Draft, _: Source) -> None:
-        name = "w30_trade_imbalance"
-        column = draft.features.index(name)
+        holes = np.isnan(draft.x).sum(axis=0)
+        column = int(np.argmax(np.where(holes < len(draft.x), holes, 0)))
+        name = draft.features[column]
         frame = draft.rows.select("product_id", "session").with_columns(
             pl.Series(name, draft.x[:, column]).fill_nan(None)
         )

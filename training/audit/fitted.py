@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from training.artefact import Artefact, Calibration, Linear
+from training.artefact import Artefact, Calibration, Linear, signed_log
 from training.audit.evidence import Evidence
 from training.audit.findings import Finding
 
-REL: Final = 1e-6
+REL: Final = 1e-5
 """Difference, as a share of the scale, up to which two fits of one statistic are the same."""
 SAME_P: Final = 1e-4
 """Difference of two probabilities up to which they come from one calibrator: what the optimiser leaves open."""
@@ -29,27 +29,31 @@ Stats = dict[str, NDArray[np.float64]]
 
 
 def scaler(e: Evidence) -> Iterator[Finding]:
-    """Make medians, means and scales of a linear model again, from the training block."""
+    """Make medians, units, means and scales of a linear model again, from the training block."""
     art = e.artefact
     if art is None or art.manifest.kind == "xgb":
         return
     linear = weights(art)
     x = columns(e, art)
-    found: Stats = {"fill": np.array(linear.fill), "mean": np.array(linear.mean), "scale": np.array(linear.scale)}
-    statistics = _one_column if art.manifest.kind == "zscore" else _standardised
-    wanted = statistics(x[e.mask("train")])
     used = np.array([w != 0 or m != 0 for w, m in zip(linear.weight, linear.missing_weight, strict=True)])
-    for code, names in (("IMPUTER_OUTSIDE_TRAIN", ("fill",)), ("SCALER_OUTSIDE_TRAIN", ("mean", "scale"))):
+    found = _found(linear)
+    wanted = _statistics(x[e.mask("train")], found, zscore=art.manifest.kind == "zscore")
+    for code, names in (("IMPUTER_OUTSIDE_TRAIN", ("fill",)), ("SCALER_OUTSIDE_TRAIN", ("log", "mean", "scale"))):
         wrong = _differ(found, wanted, names) & used
         if not wrong.any():
             continue
         column = int(np.flatnonzero(wrong)[0])
         values = ", ".join(f"{n} {found[n][column]:.6g} instead of {wanted[n][column]:.6g}" for n in names)
+
+        def fits(mask: NDArray[np.bool_], names: tuple[str, ...] = names, wrong: NDArray[np.bool_] = wrong) -> bool:
+            again = _statistics(x[mask], found, zscore=e.artefact is not None and e.artefact.manifest.kind == "zscore")
+            return not (_differ(found, again, names) & wrong).any()
+
         yield Finding(
             code,
             "leak",
             f"{wrong.sum()} of {used.sum()} features were not fitted on train: {art.manifest.features[column]} has "
-            f"{values}{_elsewhere(e, lambda m, n=names, w=wrong: not (_differ(found, statistics(x[m]), n) & w).any())}",
+            f"{values}{_elsewhere(e, fits)}",
         )
     yield from _imputation(e, art, x)
 
@@ -61,8 +65,8 @@ def _imputation(e: Evidence, art: Artefact, x: NDArray[np.float64]) -> Iterator[
     for column, name in enumerate(art.manifest.features):
         v = train[:, column]
         if name in said and not np.isnan(v).all():
-            median = float(np.nanmedian(v))
-            if abs(said[name] - median) > REL * max(abs(median), float(np.nanstd(v))):
+            median = float(np.median(v[~np.isnan(v)]))
+            if abs(said[name] - median) > REL * abs(median):
                 wrong.append(f"{name} {said[name]:.6g} instead of {median:.6g}")
     if wrong:
         text = f"{len(wrong)} values that stand for missing ones are not the medians of train: {'; '.join(wrong[:3])}"
@@ -136,22 +140,38 @@ def columns(e: Evidence, art: Artefact) -> NDArray[np.float64]:
     return e.x[:, [at[name] for name in art.manifest.features]]
 
 
-def _standardised(x: NDArray[np.float64]) -> Stats:
-    missing = np.isnan(x)
-    known = ~missing.all(axis=0)
-    fill = np.zeros(x.shape[1])
-    fill[known] = np.nanmedian(x[:, known], axis=0)
-    filled = np.where(missing, fill, x)
-    return {"fill": fill, "mean": filled.mean(axis=0), "scale": filled.std(axis=0)}
+def _found(linear: Linear) -> Stats:
+    log = linear.log or [0.0] * len(linear.fill)
+    return {"fill": np.array(linear.fill), "log": np.array(log), "mean": np.array(linear.mean),
+            "scale": np.array(linear.scale)}  # fmt: skip
 
 
-def _one_column(x: NDArray[np.float64]) -> Stats:
-    return {"fill": np.nanmedian(x, axis=0), "mean": np.nanmean(x, axis=0), "scale": np.nanstd(x, axis=0)}
+def _statistics(x: NDArray[np.float64], found: Stats, *, zscore: bool) -> Stats:
+    """Take the statistics of each column again, on top of the fill and the unit that were found."""
+    out = {name: np.full(x.shape[1], np.nan) for name in found}
+    for j in range(x.shape[1]):
+        column = x[:, j]
+        missing = np.isnan(column)
+        known = column[~missing]
+        if not len(known):
+            continue
+        out["fill"][j] = np.median(known)
+        size = np.abs(known[known != 0])
+        unit = found["log"][j]
+        out["log"][j] = 0.1 * np.median(size) if unit > 0 and len(size) else 0.0
+        seen = known if zscore else np.where(missing, found["fill"][j], column)
+        seen = signed_log(seen, unit) if unit > 0 else seen
+        out["mean"][j], out["scale"][j] = seen.mean(), seen.std()
+    return out
 
 
 def _differ(found: Stats, wanted: Stats, names: tuple[str, ...]) -> NDArray[np.bool_]:
-    unit = np.maximum(wanted["scale"], 1e-12 * np.abs(wanted["mean"]))
-    return np.any([np.abs(found[n] - wanted[n]) > REL * unit for n in names], axis=0)
+    """Tell in which columns a statistic differs by more than rounding, bool[f]; fill and unit against themselves."""
+    wrong = np.zeros(len(found["fill"]), np.bool_)
+    for n in names:
+        unit = wanted["scale"] if n in ("mean", "scale") else np.abs(wanted[n])
+        wrong |= np.abs(found[n] - wanted[n]) > REL * np.maximum(unit, 1e-12 * np.abs(wanted["mean"]))
+    return wrong
 
 
 def _refit(method: str, margin: NDArray[np.float64], y: NDArray[np.bool_]) -> Calibration:

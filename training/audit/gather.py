@@ -52,7 +52,8 @@ def describe(data: Dataset, artefact: Artefact, options: TrainOptions, *, run_id
     run_id
         The run, if it has one yet.
     """
-    shown = data.frame["block"].is_in(["train", "validation"])
+    mine = data.frame["product_id"].is_in(artefact.manifest.training.products)
+    shown = data.frame["block"].is_in(["train", "validation"]) & mine
     rows = data.frame.filter(shown)
     products = rows["product_id"].unique().to_list()
     # a rolling tau knows sessions that have no row left in the run
