@@ -24,6 +24,10 @@ def featurize(
         If Kafka or Redis can't be reached at the start, the topic has too few partitions, a folder can't be written, or
         another worker has the same static id.
     """
+    from infra.imports import arrow_without_pandas
+
+    arrow_without_pandas()
+
     from infra.broker import ensure_kafka
     from infra.embedded import ensure_redis
     from ingestion import kafka

@@ -18,10 +18,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable, Field, Schema, WriterProperties
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
@@ -34,6 +33,9 @@ from ingestion.table_keys import NEVER, RowKeys
 from ingestion.table_log import Key, read_versions, transactions
 from ingestion.table_parts import Part, write_part
 from ingestion.table_schema import STATS_COLUMNS, conform, schema
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = ["Part", "append", "compact", "last_n", "parts", "scan", "schema", "vacuum"]
 
@@ -135,9 +137,11 @@ def scan(name: str, *, root: Path | None = None) -> pl.LazyFrame:
     StoreError
         If the log can't be read.
     """
+    import polars as pl  # 30 MB, which what only writes does without
+
     expected = schema(name)
     folder = folder_of(name, root)
-    with store_errors(name, folder, "reading"):
+    with store_errors(name, folder, "reading", pl.exceptions.ComputeError):
         table = _open(folder)
         empty = pl.LazyFrame(pl.from_arrow(expected.empty_table()))
         if table is None:
@@ -284,11 +288,11 @@ def _is_committed(folder: Path, add: AddAction) -> bool:
 
 
 @contextmanager
-def store_errors(name: str, folder: Path, doing: str) -> Iterator[None]:
-    """Turn what the disk and delta-rs raise into a StoreError that says what to do."""
+def store_errors(name: str, folder: Path, doing: str, *more: type[Exception]) -> Iterator[None]:
+    """Turn what the disk, delta-rs and the library that reads raise into a StoreError that says what to do."""
     try:
         yield
-    except (OSError, DeltaError, pl.exceptions.ComputeError) as error:
+    except (OSError, DeltaError, *more) as error:
         text = str(error)
         full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} or any(
             sign in text for sign in ("No space left", "File too large", "quota exceeded")

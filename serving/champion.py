@@ -6,11 +6,8 @@ imports MLflow (3 s) nor depends on it being up. What doesn't verify is refused 
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +16,7 @@ import msgspec
 import structlog
 
 from feature_repo.errors import ArtefactError, ContractError, VolspikeError
+from infra.imports import without
 from serving.schemas import Model
 from training.artefact import Artefact, load
 
@@ -117,7 +115,9 @@ class Champion:
 
     def _load(self) -> Loaded:
         pointer = msgspec.json.decode(self._file.read_bytes(), type=Pointer)
-        with _without("sklearn"):
+        # xgboost imports scikit-learn, scipy.stats and pandas for its estimator classes where it finds scikit-learn:
+        # 4 s of 6 s. Serving needs the booster alone, and xgboost does without where the import fails.
+        with without("sklearn"):
             artefact = load(self._file.parent / pointer.path)
         if pointer.sha256 is not None and pointer.sha256 != artefact.digest:
             raise ArtefactError(
@@ -130,20 +130,3 @@ class Champion:
         self.poll()
         while not self._stop.wait(POLL_S):
             self.poll()
-
-
-@contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Hide a package from imports made meanwhile, unless it is loaded already.
-
-    xgboost imports scikit-learn, scipy.stats and pandas for its estimator classes where it finds scikit-learn: 4 s of
-    6 s. Serving needs the booster alone, and xgboost does without where the import fails.
-    """
-    hidden = package not in sys.modules
-    if hidden:
-        sys.modules[package] = None  # type: ignore[assignment]  # documented: makes `import package` fail
-    try:
-        yield
-    finally:
-        if hidden:
-            del sys.modules[package]

@@ -137,6 +137,7 @@ class Committer:
             except StoreError as error:
                 self.counts["checkpoint_failures"] += 1
                 structlog.get_logger("featurize").warning("checkpoint", partition=partition, error=str(error))
+        pa.default_memory_pool().release_unused()  # or what one large commit took stays taken
         self.counts["commits"] += 1
         self.seconds.append(time.perf_counter() - began)
         return work

@@ -21,7 +21,7 @@ from feature_repo.errors import ContractError, InputError
 from ingestion.kernel import Featurizer, LogRows, Options
 from ingestion.topics import Envelope, Header, partition_of, read
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 REWIND_S: Final = PURGE_S + 60
 """How far back a reader without state begins: what windows and labels need, and a round of keyframes before it."""
 MARK_S: Final = 30
@@ -135,7 +135,7 @@ class Partition:
         """Return all that :meth:`restore` needs, valid at :attr:`resume`."""
         contract = service_hash("spike_full_v1")
         marks = [tuple(mark) for mark in self._marks]
-        state = self.featurizer.save()
+        state = self.featurizer.dump()
         return msgspec.msgpack.encode((FORMAT, contract, self.index, self.count, self.resume, marks, state))
 
     @classmethod
@@ -158,7 +158,7 @@ class Partition:
                 f"{wanted}; the log is read again"
             )
         self = cls(index, count, start=resume)
-        self.featurizer = Featurizer.restore(state, keeps=self._keeps)
+        self.featurizer = Featurizer.load(state, keeps=self._keeps)
         self.featurizer.counts.clear()
         self._marks = deque(_Mark(*mark) for mark in marks)
         return self

@@ -225,6 +225,10 @@ class Featurizer:
 
     def save(self) -> bytes:
         """Return everything that :meth:`restore` needs to go on as if nothing had happened."""
+        return msgspec.msgpack.encode(self.dump())
+
+    def dump(self) -> tuple[Any, ...]:
+        """Return the same as what MessagePack can hold, of which the most is not copied: encode it at once."""
         d = self.decoder
         seen = {k: sorted(v) for k, v in d.seen.items()}
         decoder = (d.session, d.sessions, d.last_n, d.sequence, seen, d.line, sorted(d.told))
@@ -232,7 +236,7 @@ class Featurizer:
         products = None if o.products is None else sorted(o.products)
         options = (o.every_s, o.compute_every_n, list(o.windows), products)
         kept = {product: states.dump(state) for product, state in self._states.items()}
-        return msgspec.msgpack.encode((states.FORMAT, decoder, options, dict(self.counts), kept))
+        return states.FORMAT, decoder, options, dict(self.counts), kept
 
     @classmethod
     def restore(cls, data: bytes, keeps: Callable[[str], bool] | None = None) -> Featurizer:
@@ -251,8 +255,17 @@ class Featurizer:
             If the bytes are no such state, or of another contract.
         """
         try:
-            form, decoder, options, counts, kept = msgspec.msgpack.decode(data, strict=False)
+            dumped = msgspec.msgpack.decode(data, strict=False)
         except (msgspec.DecodeError, ValueError, TypeError) as error:
+            raise ContractError(f"checkpoint: not a kernel state ({error}); start from the log instead") from error
+        return cls.load(dumped, keeps)
+
+    @classmethod
+    def load(cls, dumped: Any, keeps: Callable[[str], bool] | None = None) -> Featurizer:
+        """Return the featurizer that :meth:`dump` gave, as decoded; ContractError as :meth:`restore`."""
+        try:
+            form, decoder, options, counts, kept = dumped
+        except (ValueError, TypeError) as error:
             raise ContractError(f"checkpoint: not a kernel state ({error}); start from the log instead") from error
         if form != states.FORMAT:
             raise ContractError(f"checkpoint: format {form}, expected {states.FORMAT}: start from the log instead")

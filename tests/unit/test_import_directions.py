@@ -12,10 +12,11 @@ import pytest
 
 from infra.settings import ROOT
 
-HOUSE = ("infra.settings", "infra.logs")  # these two import nothing of ours
+HOUSE = ("infra.settings", "infra.logs", "infra.imports")  # these import nothing of ours
 ROOMS = {
     "infra.settings": (),
     "infra.logs": (),
+    "infra.imports": (),
     "feature_repo": ("feature_repo", *HOUSE),
     "ingestion.kernel": ("ingestion.kernel", "feature_repo.contract", "feature_repo.errors"),
     "ingestion": ("ingestion", "feature_repo", *HOUSE),
