@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,27 +19,28 @@ SESSIONS = (6000, 5400)
 
 @dataclass(frozen=True)
 class Source:
-    """Tables ``spike_features`` (grid rows) and ``quotes``, and the labels of all grid rows."""
+    """Tables ``spike_features`` (grid rows) and ``quotes``, the labels of all grid rows, and the tapes' content."""
 
     table: pl.DataFrame
     quotes: pl.DataFrame
     labels: pl.DataFrame
+    tapes: tuple[bytes, ...]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def source(
     seed: int, sessions: tuple[int, ...] = SESSIONS, products: tuple[str, ...] = ("BTC-USD", "ETH-USD")
 ) -> Source:
-    tables, quotes = [], []
+    tables, quotes, tapes = [], [], []
     for i, seconds in enumerate(sessions):
         start = START_NS + i * DAY_NS
-        stream = Featurizer(f"5eed{seed:08x}{i:04x}")
         messages = generate(seed=seed * 10 + i, seconds=seconds, products=products, start_ns=start)
-        made = stream.push_lines(b"\n".join(raw for _, _, raw in messages) + b"\n")
+        tapes.append(b"\n".join(raw for _, _, raw in messages) + b"\n")
+        made = Featurizer(hashlib.sha256(tapes[-1]).hexdigest()[:16]).push_lines(tapes[-1])
         tables.append(pl.from_arrow(made.features))
         quotes.append(pl.from_arrow(made.quotes))
     table = pl.concat(tables).filter(pl.col("trigger") == "grid")
-    return Source(table, pl.concat(quotes), label(table, pl.concat(quotes)))
+    return Source(table, pl.concat(quotes), label(table, pl.concat(quotes)), tuple(tapes))
 
 
 def label(table: pl.DataFrame, quotes: pl.DataFrame) -> pl.DataFrame:

@@ -173,20 +173,20 @@ def decision_threshold_on_test(source: Source, seed: int) -> Evidence:
 
 @leak("FEATURE_FROM_FUTURE")
 def future_filled_feature(source: Source, seed: int) -> Evidence:
-    """``df.bfill()``: a hole is filled with what comes after it."""
+    """``df.bfill()``: a hole, as a quiet minute leaves one, is filled with what comes after it."""
+    name = "w30_trade_imbalance"
+    quiet = pl.col("event_time_ns") // 10**9 % 120 < 15
+    table = source.table.with_columns(pl.when(~quiet).then(pl.col(name)).alias(name))
 
     def fill(draft: Draft, _: Source) -> None:
-        holes = np.isnan(draft.x).sum(axis=0)
-        column = int(np.argmax(np.where(holes < len(draft.x), holes, 0)))
-        name = draft.features[column]
+        column = draft.features.index(name)
         frame = draft.rows.select("product_id", "session").with_columns(
             pl.Series(name, draft.x[:, column]).fill_nan(None)
         )
         filled = frame.with_columns(pl.col(name).backward_fill().over("product_id", "session"))[name]
-        assert filled.null_count() < frame[name].null_count(), "the market has no hole to fill"
         draft.x[:, column] = filled.fill_null(np.nan).to_numpy()
 
-    return build(source, Steps(features=fill), kind=KIND[seed % 2])
+    return build(replace(source, table=table), Steps(features=fill), kind=KIND[seed % 2])
 
 
 @leak("FEATURE_FROM_FUTURE")
@@ -205,21 +205,25 @@ def feature_of_a_later_row(source: Source, seed: int) -> Evidence:
 @leak("DUPLICATE_ACROSS_SPLIT")
 def duplicates_across_the_split(source: Source, seed: int) -> Evidence:
     """Spikes of validation were copied to have more of them, and the copies went to train."""
-    e = build(source, kind=KIND[seed % 2])
-    copied = np.flatnonzero(e.mask("validation") & e.spike)[:25]
-    rows = pl.concat([e.rows, e.rows[copied.tolist()].with_columns(pl.lit("train").alias("block"))])
-    return replace(e, rows=rows, x=np.vstack([e.x, e.x[copied]]))
+
+    def copy(draft: Draft, _: Source) -> None:
+        copied = np.flatnonzero(draft.mask("validation") & draft.y)[:25]
+        draft.rows = pl.concat([draft.rows, draft.rows[copied.tolist()].with_columns(pl.lit("train").alias("block"))])
+        draft.x = np.vstack([draft.x, draft.x[copied]])
+
+    return build(source, Steps(features=copy), kind=KIND[seed % 2])
 
 
 @leak("DUPLICATE_ACROSS_SPLIT")
 def duplicates_under_other_names(source: Source, seed: int) -> Evidence:
-    """The same, and the copies got numbers and times of their own."""
-    e = build(source, kind=KIND[seed % 2])
-    copied = np.flatnonzero(e.mask("validation") & e.spike)[:25]
-    into = np.flatnonzero(e.mask("train") & e.spike)[:25]
-    x = e.x.copy()
-    x[into[: len(copied)]] = x[copied[: len(into)]]
-    return replace(e, x=x)
+    """The same, and the copies took the numbers and times of rows of train."""
+
+    def copy(draft: Draft, _: Source) -> None:
+        copied = np.flatnonzero(draft.mask("validation") & draft.y)[:25]
+        into = np.flatnonzero(draft.mask("train") & draft.y)[: len(copied)]
+        draft.x[into] = draft.x[copied]
+
+    return build(source, Steps(features=copy), kind=KIND[seed % 2])
 
 
 @leak("TAU_PEEKS")

@@ -19,6 +19,7 @@ QUICK: Final[dict[str, Check]] = {
     "label": labels.labels,
     "overlap": split.overlap,
     "order": split.order,
+    "sealed": split.sealed,
     "duplicates": duplicates.duplicates,
     "names": features.names,
     "as_of": features.as_of,

@@ -55,7 +55,8 @@ def scaler(e: Evidence) -> Iterator[Finding]:
             f"{wrong.sum()} of {used.sum()} features were not fitted on train: {art.manifest.features[column]} has "
             f"{values}{_elsewhere(e, fits)}",
         )
-    yield from _imputation(e, art, x)
+    if not (_differ(found, wanted, ("fill",)) & used).any():
+        yield from _imputation(e, art, x)
 
 
 def _imputation(e: Evidence, art: Artefact, x: NDArray[np.float64]) -> Iterator[Finding]:
@@ -78,23 +79,26 @@ def calibrator(e: Evidence) -> Iterator[Finding]:
     art = e.artefact
     if art is None or art.manifest.calibration.method == "none" or not _both(e, "validation"):
         return
-    margin = art.margin(columns(e, art))
-    used = art.manifest.calibration
+    x, used = columns(e, art), art.manifest.calibration
+    held = e.mask("validation")
+    margin = art.margin(x[held])
+
+    def again(mask: NDArray[np.bool_]) -> Calibration:
+        return _refit(used.method, margin if mask is held else art.margin(x[mask]), e.spike[mask])
 
     def fits(mask: NDArray[np.bool_]) -> bool:
-        return _apart(used, _refit(used.method, margin[mask], e.spike[mask]), margin[e.mask("validation")]) <= SAME_P
+        return float(np.abs(_p(used, margin) - _p(again(mask), margin)).max()) <= SAME_P
 
-    block = e.mask("validation")
-    if fits(block):
+    if fits(held):
         return
-    p, again = _p(used, margin[block]), _p(_refit(used.method, margin[block], e.spike[block]), margin[block])
+    p, wanted = _p(used, margin), _p(again(held), margin)
     where = _elsewhere(e, fits)
     yield Finding(
         "CALIBRATOR_OUTSIDE_VALIDATION",
         "leak",
         f"the {used.method} calibrator is not the one that validation gives: on the validation rows its mean "
-        f"probability is {p.mean():.4f} instead of {again.mean():.4f} (greatest difference "
-        f"{np.abs(p - again).max():.4f}){where}",
+        f"probability is {p.mean():.4f} instead of {wanted.mean():.4f} (greatest difference "
+        f"{np.abs(p - wanted).max():.4f}){where}",
     )
 
 
@@ -106,19 +110,19 @@ def threshold(e: Evidence) -> Iterator[Finding]:
     from training.objectives import parse
 
     objective = parse(e.objective)
-    p = art.predict_proba(columns(e, art))
+    x = columns(e, art)
     products = e.rows["product_id"].to_numpy().astype(np.str_)
 
     def cut(mask: NDArray[np.bool_]) -> float:
-        return objective.threshold(p[mask], e.spike[mask], e.t_ns[mask], products[mask])
+        return objective.threshold(art.predict_proba(x[mask]), e.spike[mask], e.t_ns[mask], products[mask])
 
-    wanted, used = cut(e.mask("validation")), art.manifest.threshold
+    held = e.mask("validation")
+    wanted, used = cut(held), art.manifest.threshold
     if abs(wanted - used) <= 1e-9:
         return
-    block = e.mask("validation")
-    same_alarms = not ((p[block] >= wanted) != (p[block] >= used)).any()
-    if same_alarms:
-        return
+    p = art.predict_proba(x[held])
+    if not ((p >= wanted) != (p >= used)).any():
+        return  # the same alarms: only rounding lies between
     yield Finding(
         "THRESHOLD_OUTSIDE_VALIDATION",
         "leak",
@@ -184,10 +188,6 @@ def _refit(method: str, margin: NDArray[np.float64], y: NDArray[np.bool_]) -> Ca
 
 def _p(c: Calibration, margin: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-np.clip(c.apply(margin), -700, 700))))
-
-
-def _apart(a: Calibration, b: Calibration, margin: NDArray[np.float64]) -> float:
-    return float(np.abs(_p(a, margin) - _p(b, margin)).max())
 
 
 def _both(e: Evidence, block: str) -> bool:

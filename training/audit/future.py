@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from feature_repo.contract import BY_NAME
 from ingestion.kernel import Featurizer, Options
 from ingestion.tapes import SUFFIXES, Tape, foreign_session, own_session, read_lines
 from training.audit.evidence import KEYS, Evidence
@@ -79,7 +80,7 @@ def _session(e: Evidence, session: str, again: Replayed) -> Iterator[Finding]:
         )
     at = found["at"].drop_nulls().to_numpy().astype(np.int64)
     some = np.isfinite(e.x[rows]).any(axis=0)  # a window that replay was told to leave out is null throughout
-    columns = [name for i, name in enumerate(e.features) if some[i] and name in again.table.columns]
+    columns = [name for i, name in enumerate(e.features) if some[i] and name in BY_NAME]
     source = f"the tape of session {session}, replayed with the future cut off ({again.singly:,} rows line by line)"
     yield from compare(e, rows[known], again.table, at, columns, source)
     part = replace(e, rows=e.rows[rows[known].tolist()], x=e.x[rows[known]])

@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.audit.evidence import Evidence
+from training.audit.evidence import Evidence, utc
 from training.audit.findings import Finding
 from training.audit.truth import NS
 from training.splits import BLOCKS
@@ -66,6 +66,21 @@ def order(e: Evidence) -> Iterator[Finding]:
             "came later is judged on what came before"
             + ("; the run cut each session on purpose, so its figures are not those of a forecast" * e.by_session),
         )
+
+
+def sealed(e: Evidence) -> Iterator[Finding]:
+    """See that the sealed block, of which only the times are looked at, begins a purge after all that was used."""
+    if e.artefact is None or e.by_session or "test" not in e.artefact.manifest.training.blocks:
+        return
+    begins, last = e.artefact.manifest.training.blocks["test"]["start_ns"], int(e.t_ns.max())
+    if e.mask("test").any() or begins - last >= e.purge_s * NS:
+        return
+    yield Finding(
+        "PURGE_SHORT",
+        "leak",
+        f"the sealed block begins at {utc(begins)}, {(begins - last) / NS:g} s after the last row that the run used; "
+        f"must be at least {e.purge_s} s",
+    )
 
 
 def nearest(t: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
