@@ -11,7 +11,7 @@ from typing import Final
 SWITCH_S: Final = 0.0005
 """How long a thread may keep the others waiting: the interpreter's own, 5 ms, is a
 message's whole way."""
-THRESHOLDS: Final = (50_000, 20, 100)
+THRESHOLDS: Final = (200_000, 20, 100)
 """A batch of messages is some 40,000 objects, none in a cycle: looking for cycles in each 700 finds nothing."""
 
 

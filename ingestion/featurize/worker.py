@@ -42,6 +42,8 @@ COMMIT_ROWS: Final = 8_000
 """Rows after which a commit is begun early: bounds memory (10 MB, and twice that while they are written)."""
 MOST_ROWS: Final = 2 * COMMIT_ROWS
 """Rows gathered at most: while the tables can't be written, reading stops here."""
+FILL_S: Final = 0.02
+"""Wait for a full batch while behind: many small ones cost more than they save."""
 IDLE_S: Final = 0.1
 """Longest wait for a message: how often the loop looks at its clock in a quiet market."""
 END_S: Final = 30.0
@@ -139,6 +141,7 @@ class Worker:
         self._gathered = 0
         self._committed_at = self._saved_at = time.monotonic()
         self._paused = False
+        self._behind = False
         self._log = structlog.get_logger("featurize")
         self.summary = Summary()
 
@@ -173,13 +176,14 @@ class Worker:
     # Reading
 
     def _consume(self, most: int) -> list[Message]:
-        """Wait for a message, then take what else is there: asking for many at once would wait for all of them."""
+        """Wait for a message, then take what else is there; only one that is behind waits for many at once."""
         first = self._consumer.poll(IDLE_S)
         if first is None:
             return []
         messages = [first]
         if most > 1:
-            messages += self._consumer.consume(most - 1, 0)
+            messages += self._consumer.consume(most - 1, FILL_S if self._behind else 0)
+        self._behind = len(messages) > BEHIND
         good = []
         for message in messages:
             error = message.error()
@@ -201,7 +205,7 @@ class Worker:
         self.summary.messages += len(messages)
         for index, some in by_partition.items():
             if index in self._mine:
-                self._spread(self._mine[index].take(some).parts, behind=len(messages) > BEHIND)
+                self._spread(self._mine[index].take(some).parts, behind=self._behind)
 
     def _spread(self, parts: Sequence[Part], *, behind: bool) -> None:
         self._online.take(parts, behind=behind)
