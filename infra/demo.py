@@ -343,16 +343,16 @@ def show(outcome: Outcome) -> None:
             [
                 model.kind + (" ◄ champion" if outcome.champion.startswith(model.kind) else ""),
                 *(
-                    model.metrics["test"][name]
+                    model.metrics["validation"][name]
                     for name in ("pr_auc", "prevalence", "roc_auc", "f1", "precision", "recall")
                 ),
             ]
             for model in report.models
         ]
-        table(
-            "models, on the test block", ["model", "PR-AUC", "prevalence", "ROC-AUC", "F1", "precision", "recall"], rows
+        table("models, on validation", ["model", "PR-AUC", "prevalence", "ROC-AUC", "F1", "precision", "recall"], rows)
+        blocks = ", ".join(
+            f"{name} {b['rows']:,} rows, {b.get('episodes', 'sealed')} episodes" for name, b in report.blocks.items()
         )
-        blocks = ", ".join(f"{name} {b['rows']:,} rows, {b['episodes']} episodes" for name, b in report.blocks.items())
         print(f"{blocks}; {report.lost:,} rows purged between them")
     if outcome.forced:
         print(f'The gate refused: {outcome.forced}. It was overridden by --force "demo", which is on record.')

@@ -151,10 +151,16 @@ class Manifest(msgspec.Struct, frozen=True):
     schema_version: int = SCHEMA_VERSION
 
 
+def signed_log(x: NDArray[np.float64], unit: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Odd logarithm sign(x)·ln(1 + |x|/unit), linear about 0."""
+    return np.asarray(np.copysign(np.log(1.0 + np.abs(x) / unit), x))
+
+
 class Linear(msgspec.Struct, frozen=True):
     """Standardised linear margin: Σ weight·(x − mean)/scale + Σ missing_weight·[x is missing] + intercept.
 
-    All lists are in the order of the manifest's features; a missing x is replaced by ``fill`` first.
+    All lists are in the order of the manifest's features; a missing x is replaced by ``fill`` first. Where ``log``
+    holds a number above 0, it is the unit of :func:`signed_log`, which x goes through before it is standardised.
     """
 
     fill: list[float]
@@ -163,6 +169,7 @@ class Linear(msgspec.Struct, frozen=True):
     weight: list[float]
     missing_weight: list[float]
     intercept: float
+    log: list[float] = []
 
 
 class Artefact:
@@ -198,6 +205,11 @@ class Artefact:
                 raise ArtefactError(f"model.json must hold {len(manifest.features)} weights, one per feature")
             self._fill, self._mean, self._scale, self._weight, self._missing = (np.array(c) for c in columns)
             self._intercept = linear.intercept
+            log = np.array(linear.log or [0.0] * len(linear.fill))
+            if len(log) != len(linear.fill) or not (np.isfinite(log) & (log >= 0)).all():
+                raise ArtefactError("model.json: log must hold a finite unit >= 0 per feature, or nothing; train again")
+            self._logged = np.flatnonzero(log > 0)
+            self._unit = log[self._logged]
 
     @property
     def model(self) -> bytes:
@@ -218,7 +230,10 @@ class Artefact:
             threads = 1 if len(x) <= _ONE_THREAD_ROWS else 0
             return self._trees(threads)(x).astype(np.float64)
         missing = np.isnan(x)
-        z = (np.where(missing, self._fill, x) - self._mean) / self._scale
+        filled = np.where(missing, self._fill, x)
+        if len(self._logged):
+            filled[:, self._logged] = signed_log(filled[:, self._logged], self._unit)
+        z = (filled - self._mean) / self._scale
         return np.asarray(z @ self._weight + missing @ self._missing + self._intercept)
 
     def predict_proba(self, x: NDArray[np.float64]) -> NDArray[np.float64]:

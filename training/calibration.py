@@ -1,6 +1,7 @@
-"""What validation decides after the fit: the sigmoid that makes probabilities true, and where to cut them.
+"""What validation decides after the fit: the curve that makes probabilities true.
 
-Balanced weights make raw probabilities many times too large; the sigmoid brings them back and keeps the order.
+Balanced weights make raw probabilities many times too large; a sigmoid or an isotonic curve brings them back. Both keep
+the order of a model's forecasts, isotonic without ties (see :func:`isotonic`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from training.artefact import Calibration
 FLAT: Final = 1e-3
 """Least slope per standard deviation of the margin. Where validation finds no skill, or the opposite of skill, the
 probability becomes the prevalence; the order of a model is never turned round."""
+
+STRETCHES: Final = 4
+"""Stretches of time into which :func:`preferred` cuts."""
 
 
 def sigmoid(margin: NDArray[np.float64], y: NDArray[np.bool_]) -> Calibration:
@@ -51,24 +55,61 @@ def sigmoid(margin: NDArray[np.float64], y: NDArray[np.bool_]) -> Calibration:
     return Calibration("sigmoid", slope / scale, intercept - slope * centre / scale)
 
 
-def best_f1(p: NDArray[np.float64], y: NDArray[np.bool_]) -> float:
-    """Find the cut ``p >= threshold`` of the greatest F1; of equal ones the highest.
+def isotonic(margin: NDArray[np.float64], y: NDArray[np.bool_]) -> Calibration:
+    """Fit centred isotonic regression: straight lines, in log-odds, through the centres of the pooled stretches.
 
     Parameters
     ----------
-    p
-        float64[n], probabilities.
+    margin
+        float64[n], log-odds as the model gives them.
     y
-        bool[n], at least one True.
+        bool[n], spikes; both kinds present.
 
-    Examples
-    --------
-    >>> best_f1(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
-    0.35
+    Notes
+    -----
+    The steps of plain isotonic regression would tie what the model tells apart. Source of the centring: Oron and
+    Flournoy, "Centered isotonic regression", 2017. A stretch without a spike, or of nothing else, stands at half a
+    row's share from 0 or 1.
     """
-    order = np.argsort(-p, kind="stable")
-    ranked = p[order]
-    hits = np.cumsum(y[order])
-    last = np.r_[ranked[1:] != ranked[:-1], True]  # equal probabilities are on one side of any cut
-    f1 = 2 * hits / (np.arange(1, len(p) + 1) + int(y.sum()))
-    return float(ranked[int(np.argmax(np.where(last, f1, -1.0)))])
+    from scipy.optimize import isotonic_regression
+
+    value, where, count = np.unique(margin, return_inverse=True, return_counts=True)
+    hits = np.bincount(where, weights=y)
+    blocks = isotonic_regression(hits / count, weights=count).blocks
+    n, spikes = np.add.reduceat(count, blocks[:-1]), np.add.reduceat(hits, blocks[:-1])
+    centre = np.add.reduceat(value * count, blocks[:-1]) / n
+    p = np.clip(spikes / n, 0.5 / (n + 1), (n + 0.5) / (n + 1))
+    log_odds = np.log(p) - np.log1p(-p)
+    rising = np.r_[True, log_odds[1:] > np.maximum.accumulate(log_odds)[:-1]]
+    rising &= np.r_[True, np.diff(centre) > 0]
+    spread = float(margin.std())
+    slope = FLAT / (spread if spread > 0 else 1.0)
+    return Calibration("isotonic", slope, 0.0, centre[rising].tolist(), log_odds[rising].tolist())
+
+
+def preferred(margin: NDArray[np.float64], y: NDArray[np.bool_], t_ns: NDArray[np.int64]) -> Calibration:
+    """Fit the curve that these rows prefer: of the two, the one of less log loss on stretches held out.
+
+    Parameters
+    ----------
+    margin, y
+        As :func:`sigmoid`.
+    t_ns
+        int64[n], times of the rows, ns UTC.
+    """
+    part = np.searchsorted(np.quantile(t_ns, np.arange(1, STRETCHES) / STRETCHES), t_ns, side="right")
+    losses = {sigmoid: 0.0, isotonic: 0.0}
+    for held in (part == i for i in range(STRETCHES)):
+        if not held.any() or not 0 < y[~held].sum() < (~held).sum():
+            continue
+        for fit in losses:
+            z = fit(margin[~held], y[~held]).apply(margin[held])
+            losses[fit] += float(np.sum(np.logaddexp(0, z) - y[held] * z))
+    return isotonic(margin, y) if losses[isotonic] < losses[sigmoid] else sigmoid(margin, y)
+
+
+def best_f1(p: NDArray[np.float64], y: NDArray[np.bool_]) -> float:
+    """Find the cut ``p >= threshold`` of the greatest F1; see :class:`training.objectives.F1`."""
+    from training.objectives import F1
+
+    return F1().threshold(p, y, np.zeros(len(p), np.int64))

@@ -1,24 +1,29 @@
 """The three models, each fitted to arrays and folded into what an artefact holds: bytes and an imputation.
 
-Everything is fitted on the training block; validation stops the trees early. See :mod:`training.calibration` for what
-else validation decides.
+Everything is fitted on the rows given, which are the training block's. How many trees there are is decided by purged
+folds inside it (:mod:`training.crossval`), or by validation where there is too little data for folds. See
+:mod:`training.calibration` for what validation decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.errors import InsufficientDataError
+from feature_repo.errors import InsufficientDataError, UsageError
 from training.artefact import Imputation, Kind, Linear
+from training.design import Design
 
 Matrix = NDArray[np.float64]
 Truth = NDArray[np.bool_]
+Hyper = Mapping[str, float | int | str]
+"""Hyperparameters of one model; what is not named keeps its default."""
 
 ZSCORE_OF: Final = ("w60_realized_vol", "w60_mid_return_std", "w60_return_std")
 """Volatility of the last 60 s, in order of preference: the first that the service has is the baseline's one input."""
@@ -40,8 +45,9 @@ PATIENCE: Final = 30
 ONE_THREAD_ROWS: Final = 200_000
 """Training rows under which trees grow on one thread: with so little work per round, threads mostly wait for each other
 (measured on two busy cores: 6 s of CPU with one thread, 22 s with two, for 26,000 rows)."""
-LR_C: Final = 0.01
-"""Inverse strength of the ridge penalty; strong, for the same reason."""
+LR: Final[dict[str, str | int | float]] = {"C": 0.01, "weight": "balanced", "scale": "log"}
+"""C is the inverse strength of the ridge penalty, strong for the same reason; weight is balanced or none; scale is log
+(see :class:`training.design.Design`) or plain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,67 +83,164 @@ def zscore(x: Matrix, features: Sequence[str]) -> Fitted:
     return Fitted("zscore", (name,), msgspec.json.encode(linear), imputation, {"feature": name}, {name: 1.0})
 
 
-def logistic(x: Matrix, y: Truth, features: Sequence[str], *, seed: int) -> Fitted:
-    """Fit a balanced logistic regression on standardised features, medians and missing indicators for what is missing.
+def logistic(x: Matrix, y: Truth, features: Sequence[str], *, seed: int, hyper: Hyper | None = None) -> Fitted:
+    """Fit a logistic regression on standardised features, medians and missing indicators for what is missing.
 
     A column that is constant or always missing gets weight 0.
-    """
-    from sklearn.linear_model import LogisticRegression
 
-    missing = np.isnan(x)
-    known: NDArray[np.bool_] = np.asarray(~missing.all(axis=0))
-    fill = np.zeros(x.shape[1])
-    fill[known] = np.nanmedian(x[:, known], axis=0)
-    filled = np.where(missing, fill, x)
-    mean, scale = filled.mean(axis=0), filled.std(axis=0)
-    usable = known & (scale > 1e-12 * np.abs(mean))
-    mean, scale = np.where(usable, mean, 0.0), np.where(usable, scale, 1.0)
-    indicated: NDArray[np.bool_] = np.asarray(known & missing.any(axis=0))
-    design = np.hstack([((filled - mean) / scale)[:, usable], missing[:, indicated].astype(float)])
-    model = LogisticRegression(C=LR_C, class_weight="balanced", max_iter=2000, random_state=seed)
-    model.fit(design, y)
-    weight, missing_weight = np.zeros(x.shape[1]), np.zeros(x.shape[1])
-    weight[usable] = model.coef_[0, : usable.sum()]
-    missing_weight[indicated] = model.coef_[0, usable.sum() :]
-    linear = Linear(
-        fill.tolist(),
-        mean.tolist(),
-        scale.tolist(),
-        weight.tolist(),
-        missing_weight.tolist(),
-        float(model.intercept_[0]),
-    )
+    Parameters
+    ----------
+    x, y
+        float64[n, f], NaN where missing; bool[n], both kinds present.
+    features
+        Names of the columns.
+    hyper
+        What differs from :data:`LR`.
+    """
+    from threadpoolctl import threadpool_limits
+
+    chosen = merged("lr", hyper)
+    design = Design.fit(x, log=chosen["scale"] == "log")
+    model = solver(chosen, seed=seed, max_iter=2000)
+    with threadpool_limits(1):  # sums in another order would end elsewhere; a run must be one that can be made again
+        model.fit(design.apply(x), y)
+    linear = design.linear(model.coef_[0], float(model.intercept_[0]))
     names = list(features)
     imputation = Imputation(
         "median",
-        {n: float(f) for n, f, k in zip(names, fill, known, strict=True) if k},
-        [n for n, i in zip(names, indicated, strict=True) if i],
+        {n: float(f) for n, f, k in zip(names, design.fill, design.known, strict=True) if k},
+        [n for n, i in zip(names, design.indicated, strict=True) if i],
     )
-    importance = {n: float(abs(w) + abs(m)) for n, w, m in zip(names, weight, missing_weight, strict=True)}
-    params: dict[str, str | int | float] = {"C": LR_C, "class_weight": "balanced", "iterations": int(model.n_iter_[0])}
+    both = zip(names, linear.weight, linear.missing_weight, strict=True)
+    importance = {n: float(abs(w) + abs(m)) for n, w, m in both}
+    params = {**chosen, "iterations": int(model.n_iter_[0])}
     return Fitted("lr", tuple(features), msgspec.json.encode(linear), imputation, params, importance)
 
 
+def solver(chosen: Hyper, *, seed: int, max_iter: int, tol: float = 1e-4) -> Any:
+    """Make the scikit-learn estimator that ``chosen`` describes; it goes on from its last fit where C changes."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(
+        C=float(chosen["C"]),
+        class_weight="balanced" if chosen["weight"] == "balanced" else None,
+        max_iter=max_iter,
+        tol=tol,
+        warm_start=True,
+        random_state=seed,
+    )
+
+
 def boosted(
-    x: Matrix, y: Truth, x_val: Matrix, y_val: Truth, features: Sequence[str], *, seed: int, jobs: int
+    x: Matrix,
+    y: Truth,
+    features: Sequence[str],
+    *,
+    seed: int,
+    jobs: int,
+    hyper: Hyper | None = None,
+    rounds: int = 0,
+    validation: tuple[Matrix, Truth] | None = None,
+    device: str = "cpu",
 ) -> Fitted:
-    """Fit gradient-boosted trees, positives weighted by ``scale_pos_weight``, stopped early on validation PR-AUC."""
+    """Fit gradient-boosted trees, positives weighted by ``scale_pos_weight``.
+
+    Parameters
+    ----------
+    x, y
+        float64[n, f], NaN where missing; bool[n], both kinds present.
+    features
+        Names of the columns.
+    hyper
+        What differs from :data:`XGB`.
+    rounds
+        Number of trees; 0 to stop early on ``validation``'s PR-AUC.
+    device
+        As XGBoost has it.
+
+    Raises
+    ------
+    UsageError
+        If XGBoost can't use the device, or there are neither rounds nor validation rows.
+    """
     import xgboost
 
-    params: dict[str, str | int | float] = {**XGB, "seed": seed, "scale_pos_weight": float((~y).sum() / y.sum())}
-    nthread = jobs or (1 if len(x) < ONE_THREAD_ROWS else 0)
-    threads = {"nthread": nthread} if nthread else {}
-    booster = xgboost.train(
-        {**params, **threads},
-        xgboost.DMatrix(x, y, feature_names=list(features)),
-        num_boost_round=ROUNDS,
-        evals=[(xgboost.DMatrix(x_val, y_val, feature_names=list(features)), "validation")],
-        early_stopping_rounds=PATIENCE,
-        verbose_eval=False,
+    if not rounds and validation is None:
+        raise UsageError("boosted: rounds is 0 and validation is None, one of them must be given")
+    params = merged("xgb", hyper)
+    said = {"feature_names": list(features), "max_bin": int(params["max_bin"])}
+    table = xgboost.QuantileDMatrix(x, y, **said)
+    evals = []
+    if not rounds and validation is not None:
+        held = xgboost.QuantileDMatrix(*validation, ref=table, **said)
+        evals = [(held, "validation")]
+    booster = grow(
+        {**params, "seed": seed, "device": device, **threads(len(x), jobs)},
+        table,
+        y,
+        rounds=rounds or ROUNDS,
+        evals=evals,
     )
-    best = int(booster.best_iteration) + 1
+    best = rounds or int(booster.best_iteration) + 1
     booster = booster[:best]
     gain = booster.get_score(importance_type="gain")
     importance = {name: float(gain.get(name, 0.0)) for name in features}
+    booster.set_param({"device": "cpu"})
     model = bytes(booster.save_raw("ubj"))
-    return Fitted("xgb", tuple(features), model, Imputation("native"), {**params, "rounds": best}, importance)
+    told = {**params, **threads(len(x), jobs), "seed": seed, "scale_pos_weight": _weight(y), "rounds": best}
+    return Fitted("xgb", tuple(features), model, Imputation("native"), told, importance)
+
+
+def grow(
+    params: Mapping[str, Any], table: Any, y: Truth, *, rounds: int, evals: Sequence[Any] = (), **more: Any
+) -> Any:
+    """Train a booster on a ``QuantileDMatrix``; with rows to evaluate, the last of them stop it early.
+
+    Raises
+    ------
+    UsageError
+        If XGBoost can't use the device.
+    """
+    import xgboost
+
+    try:
+        return xgboost.train(
+            {**params, "scale_pos_weight": _weight(y)},
+            table,
+            num_boost_round=rounds,
+            evals=list(evals),
+            early_stopping_rounds=PATIENCE if evals else None,
+            verbose_eval=False,
+            **{"maximize": True, **more} if evals else {},
+        )
+    except xgboost.core.XGBoostError as error:
+        if params.get("device", "cpu") == "cpu":
+            raise
+        raise UsageError(
+            f"--device is {params['device']!r}, this XGBoost can't use it ({str(error).splitlines()[0][:160]}); must "
+            "be cpu, or cuda with the package xgboost (not xgboost-cpu) and a GPU"
+        ) from error
+
+
+def threads(rows: int, jobs: int) -> dict[str, int]:
+    """Parameter ``nthread`` for so many rows; a number always, since another one sums histograms in another order."""
+    return {"nthread": jobs or (1 if rows < ONE_THREAD_ROWS else os.cpu_count() or 1)}
+
+
+def merged(kind: str, hyper: Hyper | None) -> dict[str, str | int | float]:
+    """Complete hyperparameters with the defaults of a kind.
+
+    Raises
+    ------
+    UsageError
+        If one is not known.
+    """
+    defaults = {"lr": LR, "xgb": XGB}.get(kind, {})
+    unknown = sorted(set(hyper or {}) - set(defaults))
+    if unknown:
+        raise UsageError(f"hyperparameters {unknown} of {kind} are unknown, must be among {sorted(defaults)}")
+    return {**defaults, **(hyper or {})}
+
+
+def _weight(y: Truth) -> float:
+    return float((~y).sum() / y.sum())

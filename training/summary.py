@@ -17,6 +17,7 @@ from training.splits import BLOCKS
 
 if TYPE_CHECKING:
     from training.train import TrainReport
+    from training.tune import TuneReport
 
 ROLLING_HOURS: Final = 6.0
 """Trailing hours of a rolling tau unless told otherwise: the level of recorded tapes moves by the hour, and a shorter
@@ -168,13 +169,33 @@ def _sessions(found: Spikes) -> list[dict[str, Any]]:
 
 
 def model_rows(report: TrainReport) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """Header and rows of the table of models: figures on the test block, the prevalence beside each PR-AUC."""
-    names = ("pr_auc", "prevalence", "lift", "roc_auc", "f1", "precision", "recall")
-    header = ("model", "PR-AUC", "prevalence", "lift", "ROC-AUC", "F1", "precision", "recall", "version", "run")
-    rows: list[tuple[object, ...]] = [
-        (m.kind, *(m.metrics["test"][n] for n in names), m.version, m.run_id) for m in report.models
-    ]
+    """Header and rows of the table of models: figures on validation, the prevalence beside each PR-AUC."""
+    names = ("pr_auc", "prevalence", "roc_auc", "f1", "precision", "recall")
+    header = ("model", "PR-AUC", "prevalence", "ROC-AUC", "F1", "precision", "recall", "PR-AUC folds", "version", "run")
+    rows: list[tuple[object, ...]] = []
+    for m in report.models:
+        folds = m.metrics.get("folds", {}).get("pr_auc")
+        shown = [m.metrics["validation"][n] for n in names]
+        rows.append((f"{m.kind} {m.product}".strip(), *shown, folds, m.version or "refused", m.run_id))
     return header, rows
+
+
+def baseline_rows(report: TrainReport) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Header and rows of the table of baselines, on validation."""
+    names = ("pr_auc", "prevalence", "roc_auc", "f1", "brier_skill")
+    header = ("baseline", "PR-AUC", "prevalence", "ROC-AUC", "F1", "Brier skill")
+    return header, [(name, *(figures[n] for n in names)) for name, figures in report.baselines.items()]
+
+
+def candidate_rows(report: TuneReport, most: int = 5) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Header and rows of the best candidates of each model."""
+    rows: list[tuple[object, ...]] = []
+    for kind in dict.fromkeys(c["kind"] for c in report.candidates):
+        for c in [c for c in report.candidates if c["kind"] == kind][:most]:
+            rows.append(
+                (kind, " ".join(f"{k}={v}" for k, v in c["hyper"].items()), c["trees"], c["score"], c["run_id"])
+            )
+    return ("model", "hyperparameters", "trees", "score", "run"), rows
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -1,54 +1,65 @@
-"""Train: labels → spikes → training set → three models → runs, artefacts and registered versions.
+"""Train: labels → spikes → training set → models → runs, artefacts and registered versions.
 
 What is fitted where::
 
-    train        tau per product, medians, means and scales, weights, trees
-    validation   early stopping, calibration, decision threshold
-    test         nothing
+    train        tau per product, medians, means and scales, weights, trees; purged folds inside it: number of trees
+    validation   calibration, decision threshold
+    test         nothing: it is sealed, neither its labels nor its features are looked at
 """
 
 from __future__ import annotations
 
-import platform
+import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 
-from feature_repo.contract import feature_hash, service_hash
+from feature_repo.errors import UsageError
 from infra.settings import settings
-from ingestion import tables
 from training import artefact as art
-from training import models, plots
-from training.calibration import best_f1, sigmoid
-from training.datasets import Dataset, dataset, feature_names
-from training.evaluation import figures
-from training.labels import labels_of
+from training import plots
+from training.fitting import Made, Material, Metrics, make, measured_baselines
 from training.options import TrainOptions
+from training.preparation import prepare
+from training.provenance import code, versions
 from training.registry import register
-from training.spikes import Spikes, check, episodes, spikes
-from training.splits import BLOCKS
+from training.runs import OPTIONS
 from training.tracking import MODEL_DIR, experiment_id, log_run, tracking
 
-Metrics = dict[str, dict[str, float | None]]
-LIBRARIES: Final = ("numpy", "polars", "scikit-learn", "xgboost-cpu", "xgboost", "feast", "deltalake", "mlflow")
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from training.audit import Evidence
+
+__all__ = ["Metrics", "ModelReport", "TrainReport", "train"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """One trained model: where it is and how it did, figures by block."""
+    """One trained model: where it is and how it did.
+
+    Attributes
+    ----------
+    kind, product
+        zscore, lr or xgb; the product it is for, empty for all of them.
+    run_id, version
+        Run, and registered version; None where the audit refused it.
+    metrics
+        Figures by block (train, folds, validation), and of the baselines on the same rows (``har.validation``).
+    findings
+        Leaks that the quick audit found, one line each.
+    """
 
     kind: str
     run_id: str
-    version: str
+    version: str | None
     metrics: Metrics
+    product: str = ""
+    findings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +71,17 @@ class TrainReport:
     experiment, service, features
         MLflow experiment; Feast service; number of features read.
     blocks
-        Rows, spikes, episodes and times of train, validation and test.
+        Rows, spikes, episodes and times of train and validation; rows and times of test, which is sealed.
     lost
         Rows in the purged stretches.
     tau, refused
         Threshold per product; reason per product that was left out.
     models
         The baseline first.
+    baselines
+        Figures of every baseline on validation.
+    warnings
+        What a reader must know.
     """
 
     experiment: str
@@ -77,24 +92,42 @@ class TrainReport:
     tau: dict[str, float]
     refused: dict[str, str]
     models: list[ModelReport] = field(default_factory=list)
+    baselines: Metrics = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def best(self) -> ModelReport:
-        """Model of the greatest PR-AUC on **validation**: choosing on test would spend it."""
-        return max(self.models, key=lambda m: m.metrics["validation"]["pr_auc"] or 0.0)
+        """Registered model of the greatest PR-AUC on **validation**: choosing on test would spend it."""
+        there = [m for m in self.models if m.version is not None] or self.models
+        return max(there, key=lambda m: m.metrics["validation"]["pr_auc"] or 0.0)
+
+    @property
+    def clean(self) -> bool:
+        """Whether every model passed the audit or was registered all the same."""
+        return all(m.version is not None for m in self.models)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for ``--json``."""
         return asdict(self) | {"best": self.best.run_id}
 
 
-def train(options: TrainOptions, *, progress: Callable[[str], None] = lambda _: None) -> TrainReport:
-    """Train the three models on the tables and log each as a run with an artefact and a registered version.
+def train(
+    options: TrainOptions,
+    *,
+    override: str | None = None,
+    parent: str = "",
+    progress: Callable[[str], None] = lambda _: None,
+) -> TrainReport:
+    """Train the models on the tables and log each as a run with an artefact and a registered version.
 
     Parameters
     ----------
     options
-        What to train on.
+        What to train, on what.
+    override
+        Reason for registering a model that the audit refuses; logged.
+    parent
+        Run of MLflow that these are children of.
     progress
         Told what is being done, a few words at a time.
 
@@ -104,142 +137,123 @@ def train(options: TrainOptions, *, progress: Callable[[str], None] = lambda _: 
         If there is too little data, no spike in a block, or no product with a threshold.
     StoreError
         If a table, the feature store or MLflow can't be used.
+    UsageError
+        If the override gives no reason.
     """
-    progress("labels")
-    source = _data_manifest()
-    found = spikes(labels_of(options), options)
-    check(found.frame)
-    names = feature_names(options.service, found.split)
-    progress(f"training set: {found.frame.height:,} rows × {len(names)} features")
-    data = dataset(found.frame, options.service, names)
-    fitted = _fit(data, options, progress)
+    if override is not None and not override.strip():
+        raise UsageError("--override must give a reason, such as --override 'known duplicate tape', was empty")
+    material = prepare(options, progress)
     report = TrainReport(
-        options.experiment, options.service, len(names), found.counts(), found.split.lost, found.tau, found.refused
+        options.experiment,
+        options.service,
+        len(material.data.features),
+        material.blocks,
+        material.found.split.lost,
+        material.found.tau,
+        material.found.refused,
+        warnings=list(material.notes),
     )
-    baseline: dict[str, float | None] = {}
     settings().models.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings().models, prefix=".plots-") as folder, tracking() as client:
-        experiment = experiment_id(client, options.experiment)
-        for model in fitted:
-            progress(f"{model.kind}: evaluate and log")
-            manifest = _calibrated(model, data, found, options, source)
-            baseline = baseline or manifest.metrics["test"]
-            manifest = msgspec.structs.replace(manifest, metrics={**manifest.metrics, "baseline": baseline})
-            run_id = str(client.create_run(experiment, run_name=model.kind, tags={"kind": model.kind}).info.run_id)
-            try:
-                home = settings().models / run_id
-                manifest = art.save(home, manifest, model.model, found.tau_state)
-                pictures = Path(folder) / model.kind
-                _draw(pictures, art.load(home), model, data)
-                log_run(
-                    client,
-                    run_id,
-                    params=_params(options, model, manifest),
-                    metrics=manifest.metrics,
-                    folders={MODEL_DIR: home, "plots": pictures},
-                )
-                version = register(client, run_id)
-            except BaseException:
-                client.set_terminated(run_id, "FAILED")
-                raise
-            report.models.append(ModelReport(model.kind, run_id, version, manifest.metrics))
+        logger = _Logger(client, options, override, parent, Path(folder))
+        for part in material.parts():
+            baselines = measured_baselines(part, progress)
+            report.baselines.update(
+                {f"{n}{' ' + part.product if part.product else ''}": m["validation"] for n, m in baselines.items()}
+            )
+            evidence: Evidence | None = None
+            for kind in options.models:
+                progress(f"{kind} {part.product}: fit".replace(" :", ":"))
+                made = make(kind, part)
+                progress(f"{kind} {part.product}: evaluate and log".replace(" :", ":"))
+                model, evidence = logger.log(made, part, baselines, evidence)
+                report.models.append(model)
     return report
 
 
-def _fit(data: Dataset, options: TrainOptions, progress: Callable[[str], None]) -> list[models.Fitted]:
-    x, y = data.block("train")
-    x_val, y_val = data.block("validation")
-    progress("zscore: fit")
-    fitted = [models.zscore(x, data.features)]
-    progress("lr: fit")
-    fitted.append(models.logistic(x, y, data.features, seed=options.seed))
-    progress("xgb: fit")
-    fitted.append(models.boosted(x, y, x_val, y_val, data.features, seed=options.seed, jobs=options.jobs))
-    return fitted
+@dataclass(slots=True)
+class _Logger:
+    """Writes models down: artefact, audit, run, version."""
 
+    client: MlflowClient
+    options: TrainOptions
+    override: str | None
+    parent: str
+    folder: Path
+    provenance: tuple[dict[str, str], dict[str, str]] = field(default_factory=lambda: (code(), versions()))
 
-def _columns(data: Dataset, model: models.Fitted, block: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    x, y = data.block(block)
-    return x[:, [data.column(name) for name in model.features]], y
+    def log(
+        self, made: Made, part: Material, baselines: dict[str, Metrics], evidence: Evidence | None
+    ) -> tuple[ModelReport, Evidence]:
+        from training.audit import audit
+        from training.audit.gather import describe
 
-
-def _calibrated(
-    model: models.Fitted, data: Dataset, found: Spikes, options: TrainOptions, source: dict[str, Any]
-) -> art.Manifest:
-    """Calibrate and cut on validation, measure on every block."""
-    raw = art.Manifest(
-        name=settings().model_name,
-        kind=model.kind,
-        service=art.Service(options.service, service_hash(options.service)),
-        features=list(model.features),
-        feature_hash=feature_hash(model.features),
-        label=found.label,
-        threshold=0.5,
-        calibration=art.Calibration(),
-        imputation=model.imputation,
-        training=art.Training(
-            blocks=found.counts(),
-            products=sorted(found.tau),
-            sessions=list(found.sessions),
-            min_coverage_s=options.min_coverage_s,
-            purge_s=options.purge_s,
-        ),
-        data=source,
-        metrics={},
-        seeds={"model": options.seed},
-        versions=_versions(),
-    )
-    x, y = _columns(data, model, "validation")
-    calibration = sigmoid(art.Artefact(raw, "", model.model).margin(x), y)
-    calibrated = msgspec.structs.replace(raw, calibration=calibration)
-    scorer = art.Artefact(calibrated, "", model.model)
-    threshold = best_f1(scorer.predict_proba(x), y)
-    metrics: Metrics = {}
-    for block in BLOCKS:
-        x, y = _columns(data, model, block)
-        rows = data.frame.filter(pl.col("block") == block)
-        metrics[block] = figures(
-            scorer.predict_proba(x), y, threshold, t_ns=rows["event_time_ns"].to_numpy(), episodes=episodes(rows)
+        client, said = self.client, self.provenance
+        manifest = msgspec.structs.replace(
+            made.manifest,
+            metrics={**made.manifest.metrics, **_flat(baselines)},
+            options=msgspec.to_builtins(self.options),
+            code=said[0],
+            versions=said[1],
         )
-    return msgspec.structs.replace(calibrated, threshold=threshold, metrics=metrics)
+        name = f"{manifest.kind} {part.product}".strip()
+        tags = {"kind": manifest.kind, **({"product": part.product} if part.product else {})}
+        if self.parent:
+            tags["mlflow.parentRunId"] = self.parent
+        experiment = experiment_id(client, self.options.experiment)
+        run_id = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+        try:
+            home = settings().models / run_id
+            manifest = art.save(home, manifest, made.fitted.model, part.found.tau_state)
+            loaded = art.load(home)
+            evidence = (
+                describe(part.data, loaded, self.options, run_id=run_id)
+                if evidence is None
+                else replace(evidence, artefact=loaded, run_id=run_id)
+            )
+            found = audit(evidence, quick=True)
+            leaks = [f"{f.code}: {f.evidence}" for f in found.findings if f.severity == "leak"]
+            pictures = self.folder / run_id / "plots"
+            _draw(pictures, loaded, made, part)
+            (self.folder / run_id / OPTIONS).write_bytes(msgspec.json.encode(self.options))
+            client.set_tag(run_id, "audit.quick", json.dumps({"clean": not leaks, "leaks": leaks})[:5000])
+            if leaks and self.override is not None:
+                client.set_tag(run_id, "audit.override", self.override)
+            client.log_artifact(run_id, str(self.folder / run_id / OPTIONS))
+            log_run(
+                client,
+                run_id,
+                params=_params(self.options, made, manifest),
+                metrics=manifest.metrics,
+                folders={MODEL_DIR: home, "plots": pictures},
+            )
+            version = register(client, run_id) if not leaks or self.override is not None else None
+        except BaseException:
+            client.set_terminated(run_id, "FAILED")
+            raise
+        return ModelReport(manifest.kind, run_id, version, manifest.metrics, part.product, leaks), evidence
 
 
-def _draw(folder: Path, model: art.Artefact, fitted: models.Fitted, data: Dataset) -> None:
-    x, y = _columns(data, fitted, "test")
-    title = f"{fitted.kind}, test block"
-    plots.write(folder, title, model.predict_proba(x), y, model.manifest.threshold, fitted.importance)
+def _flat(baselines: dict[str, Metrics]) -> Metrics:
+    """Figures of the baselines as blocks of their own, and those of the best on validation as ``baseline``."""
+    flat = {f"{name}.{block}": figures for name, by in baselines.items() for block, figures in by.items()}
+    best = max(baselines, key=lambda n: baselines[n]["validation"]["pr_auc"] or 0.0, default=None)
+    return flat if best is None else {**flat, "baseline": baselines[best]["validation"]}
 
 
-def _params(options: TrainOptions, model: models.Fitted, manifest: art.Manifest) -> dict[str, object]:
+def _draw(folder: Path, model: art.Artefact, made: Made, part: Material) -> None:
+    x, y = part.columns(made.fitted, "validation")
+    title = f"{made.fitted.kind} {part.product}".strip() + ", validation block"
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.write(folder, title, model.predict_proba(x), y, model.manifest.threshold, made.fitted.importance)
+
+
+def _params(options: TrainOptions, made: Made, manifest: art.Manifest) -> dict[str, object]:
     said = {name: value for name, value in asdict(options).items() if name not in ("experiment",)}
-    own = {f"model_{name}": value for name, value in model.params.items()}
+    own = {f"model_{name}": value for name, value in made.fitted.params.items()}
     tau = {f"tau_{product}": value for product, value in manifest.label.tau.items()}
+    span = [e for table in manifest.data.values() for e in table["ranges"].values()]
+    data = {"data_from_ns": min(a for a, _ in span), "data_to_ns": max(b for _, b in span)} if span else {}
     shape = {"features": len(manifest.features), "feature_hash": manifest.feature_hash}
-    return {"kind": model.kind, **said, **shape, **tau, **own}
-
-
-def _data_manifest() -> dict[str, Any]:
-    """What the tables hold now: files with their hashes, last message number per session and product."""
-    root = settings().tables
-    return {
-        name: {
-            "parts": [
-                {"path": p.path.relative_to(root).as_posix(), "rows": p.num_records, "sha256": p.sha256()}
-                for p in tables.parts(name)
-            ],
-            "last_n": {f"{session}/{product}": n for (session, product), n in sorted(tables.last_n(name).items())},
-        }
-        for name in ("spike_features", "quotes")
-    }
-
-
-def _versions() -> dict[str, str]:
-    there = {d.name: d.version for d in map(_distribution, LIBRARIES) if d is not None}
-    return {"python": platform.python_version(), **there}
-
-
-def _distribution(name: str) -> metadata.Distribution | None:
-    try:
-        return metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        return None  # xgboost has two names, one of which is installed
+    shape |= {"calibration": manifest.calibration.method, **data, **manifest.code}
+    return {"kind": made.fitted.kind, **said, **shape, **tau, **own}

@@ -95,7 +95,7 @@ def test_tau_comes_from_the_training_block_alone(trained):
 def test_every_artefact_repeats_its_logged_figures_on_the_table(trained):
     from sklearn.metrics import average_precision_score
 
-    block = trained.blocks["test"]
+    block = trained.blocks["validation"]
     rows = labels().filter(
         pl.col("event_time_ns").is_between(block["start_ns"], block["end_ns"])
         & pl.col("product_id").is_in(list(trained.tau))
@@ -108,15 +108,15 @@ def test_every_artefact_repeats_its_logged_figures_on_the_table(trained):
         x = rows.select("product_id", "row_time").join(table, on=["product_id", "row_time"], how="left")
         x = x.select(pl.col(loaded.manifest.features).cast(float).fill_null(math.nan)).to_numpy()
         p = loaded.predict_proba(x)
-        assert model.metrics["test"]["pr_auc"] == pytest.approx(average_precision_score(truth, p), abs=1e-12)
-        assert model.metrics["test"]["prevalence"] == truth.mean()
+        assert model.metrics["validation"]["pr_auc"] == pytest.approx(average_precision_score(truth, p), abs=1e-12)
+        assert model.metrics["validation"]["prevalence"] == truth.mean()
         assert np.isfinite(p).all()
 
 
 def test_models_learn_what_the_features_half_know_and_no_more(trained):
     for model in trained.models:
-        test = model.metrics["test"]
-        assert 1.1 * test["prevalence"] < test["pr_auc"] < 0.95
+        held = model.metrics["validation"]
+        assert 1.1 * held["prevalence"] < held["pr_auc"] < 0.95
 
 
 def test_the_manifest_says_what_it_was_made_of(trained):
@@ -136,7 +136,7 @@ def test_pictures_and_their_numbers_are_logged(home, trained):
     assert {p.name for p in folder.iterdir()} == {f"{n}.{e}" for n in names for e in ("png", "csv")}
     with (folder / "confusion_matrix.csv").open() as stream:
         cells = [int(v) for row in csv.DictReader(stream) for k, v in row.items() if k != "truth"]
-    assert sum(cells) == trained.blocks["test"]["rows"]
+    assert sum(cells) == trained.blocks["validation"]["rows"]
 
 
 def test_promote_refuses_then_obeys_a_reason_and_rollback_needs_a_past(home, trained, capsys):
