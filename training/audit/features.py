@@ -63,9 +63,12 @@ def compare(
 ) -> Iterator[Finding]:
     """Report columns whose values in ``rows`` of the run are not those in the rows ``at`` of ``table``."""
     wrong: dict[str, NDArray[np.bool_]] = {}
+    there = table.select(columns)[at]
     for name in columns:
-        used, truth = e.x[rows, e.features.index(name)], _values(table, name)[at]
-        differs = ~((used == truth) | (np.isnan(used) & np.isnan(truth)))
+        used, truth = e.x[rows, e.features.index(name)], _values(there, name)
+        differs = used != truth
+        if differs.any():
+            differs &= ~(np.isnan(used) & np.isnan(truth))
         if differs.any():
             differs &= ~np.isclose(used, truth, rtol=1e-9, atol=0, equal_nan=True)
         if differs.any():
