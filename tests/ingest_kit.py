@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
@@ -15,21 +15,23 @@ from ingestion.exchange.feeds import Feed
 from ingestion.feed import Order, Report
 from ingestion.feed.pipeline import ingest
 from ingestion.topics import Envelope, read
+from tests.log_kit import kept
 
+T = TypeVar("T")
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 CHANNELS = ("ticker", "matches", "level2_batch", "heartbeat")
 
 
 @contextmanager
-def exchange(feed: Feed, **options: Any) -> Iterator[Exchange]:
-    """Run a simulated exchange in a thread of its own."""
+def serving(server: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """Run an asynchronous server in a thread of its own for the time of the block."""
     up, down = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
-    found: list[Exchange] = []
+    found: list[T] = []
 
     async def main() -> None:
-        async with Exchange(feed, **options) as server:
-            found.append(server)
+        async with server as running:
+            found.append(running)
             up.set()
             await down.wait()
 
@@ -42,6 +44,13 @@ def exchange(feed: Feed, **options: Any) -> Iterator[Exchange]:
         loop.call_soon_threadsafe(down.set)
         thread.join(10)
         loop.close()
+
+
+@contextmanager
+def exchange(feed: Feed, **options: Any) -> Iterator[Exchange]:
+    """Run a simulated exchange in a thread of its own."""
+    with serving(Exchange(feed, **options)) as server:
+        yield server
 
 
 class Running:
@@ -103,26 +112,9 @@ def partitions(servers: str, topic: str) -> list[list[Envelope]]:
             assert message is not None and message.error() is None, f"{left} messages missing"
             raw[message.partition()].append(message)
             left -= 1
-        return [_kept(messages) for messages in raw]
+        return [kept(read(m.key(), m.value(), m.headers()) for m in messages) for messages in raw]
     finally:
         consumer.close()
-
-
-def _kept(messages: Sequence[Any]) -> list[Envelope]:
-    kept: list[Envelope] = []
-    held: list[Envelope] = []
-    seen: dict[str, int] = {}
-    for message in messages:
-        envelope, part, parts = read(message.key(), message.value(), message.headers())
-        held = [*held, envelope] if part == len(held) else [envelope]
-        if len(held) < parts:
-            continue
-        whole = envelope._replace(raw=b"".join(e.raw for e in held))
-        held = []
-        if whole.n > seen.get(whole.session, 0):
-            seen[whole.session] = whole.n
-            kept.append(whole)
-    return kept
 
 
 def log_of(servers: str, topic: str) -> list[Envelope]:

@@ -215,26 +215,9 @@ def read_topic(servers: str, topic: str) -> Topic:
                     left -= 1
                     stored[p][message.offset()] = _stored(message)
                     raw[p].append(read(message.key(), message.value(), message.headers()))
-        return Topic(stored, [_kept(messages) for messages in raw])
+        return Topic(stored, [log_kit.kept(messages) for messages in raw])
     finally:
         reader.close()
-
-
-def _kept(messages: Iterable[tuple[Envelope, int, int]]) -> list[Envelope]:
-    """Join chunks, and drop each number of a session that was seen before."""
-    kept: list[Envelope] = []
-    held: list[Envelope] = []
-    seen: dict[str, int] = {}
-    for envelope, part, parts in messages:
-        held = [*held, envelope] if part == len(held) else [envelope]
-        if len(held) < parts:
-            continue
-        whole = envelope._replace(raw=b"".join(e.raw for e in held))
-        held = []
-        if whole.n > seen.get(whole.session, 0):
-            seen[whole.session] = whole.n
-            kept.append(whole)
-    return kept
 
 
 def replayed(topic: Topic) -> tuple[pl.DataFrame, pl.DataFrame]:

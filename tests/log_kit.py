@@ -90,3 +90,20 @@ def produce(servers: str, log: Iterable[Envelope], partitions: int, topic: str =
     assert producer.flush(60) == 0, "the broker acknowledges nothing"
     assert not failed, failed[0]
     return sent
+
+
+def kept(messages: Iterable[tuple[Envelope, int, int]]) -> list[Envelope]:
+    """Return what a reader keeps of a partition: whole messages, each number of a session once."""
+    found: list[Envelope] = []
+    held: list[Envelope] = []
+    seen: dict[str, int] = {}
+    for envelope, part, parts in messages:
+        held = [*held, envelope] if part == len(held) else [envelope]
+        if len(held) < parts:
+            continue
+        whole = envelope._replace(raw=b"".join(e.raw for e in held))
+        held = []
+        if whole.n > seen.get(whole.session, 0):
+            seen[whole.session] = whole.n
+            found.append(whole)
+    return found

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ingestion.topics import Envelope, Header, read
+from tests.log_kit import kept
 
 PARTITIONS = 4
 
@@ -32,20 +33,7 @@ class Broker:
 
     def envelopes(self, partition: int) -> list[Envelope]:
         """Return what a reader keeps of a partition: whole messages, each number once."""
-        found: list[Envelope] = []
-        seen: dict[str, int] = {}
-        held: list[Envelope] = []
-        for key, value, head in self.log[partition]:
-            envelope, part, parts = read(key, value, head)
-            held = [*held, envelope] if part == len(held) else [envelope]
-            if len(held) < parts:
-                continue
-            whole = envelope._replace(raw=b"".join(e.raw for e in held))
-            held = []
-            if whole.n > seen.get(whole.session, 0):
-                seen[whole.session] = whole.n
-                found.append(whole)
-        return found
+        return kept(read(*message) for message in self.log[partition])
 
 
 class Producer:

@@ -131,13 +131,17 @@ def featurize(there: Place, topic: str, workers: int, messages: int) -> dict[str
         )
         for index in range(workers)
     ]
+    return together(jobs)
+
+
+def together(jobs: Sequence[Process]) -> dict[str, float]:
+    """Sum up what jobs did, from where the first began with its first message to where the last had ended."""
     try:
         done = [job.result() for job in jobs]
     finally:
         for job in jobs:
             job.kill()
     total = {key: float(sum(d[key] for d in done)) for key in ("messages", "rows", "cpu_s")}
-    # From where the first began with its first message to where the last had committed.
     return {**total, "seconds": max(d["ended"] for d in done) - min(d["began"] for d in done)}
 
 
@@ -216,13 +220,7 @@ def kernels(files: Sequence[Path]) -> dict[str, float]:
     start = time.time() + 8 + 0.1 * sum(path.stat().st_size for path in files) / 1e7
     command = ["-m", "tests.benchmarks.bench_stream", "kernel"]
     jobs = [Process([*command, str(path), repr(start)], dict(os.environ)) for path in files]
-    try:
-        done = [job.result() for job in jobs]
-    finally:
-        for job in jobs:
-            job.kill()
-    total = {key: float(sum(d[key] for d in done)) for key in ("messages", "rows", "cpu_s")}
-    return {**total, "seconds": max(d["ended"] for d in done) - min(d["began"] for d in done)}
+    return together(jobs)
 
 
 def _job_kernel(path: str, start: str) -> dict[str, float]:

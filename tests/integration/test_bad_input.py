@@ -10,10 +10,9 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ from ingestion.topics import TOPICS
 from tests import live_kit
 from tests.conftest import free_port, until
 from tests.feed_server import feed_server, plays
-from tests.ingest_kit import exchange, log_of
+from tests.ingest_kit import exchange, log_of, serving
 
 pytestmark = pytest.mark.slow
 
@@ -84,29 +83,19 @@ def check(said: Said, start_s: float, *words: str, code: int = 1) -> None:
 @contextmanager
 def answering(answer: bytes, context: ssl.SSLContext | None = None) -> Iterator[int]:
     """A server that isn't a WebSocket: it says one thing to whoever connects."""
-    up, down, ports = threading.Event(), asyncio.Event(), list[int]()
-    loop = asyncio.new_event_loop()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(answer)
         writer.close()
 
-    async def main() -> None:
+    @asynccontextmanager
+    async def listening() -> AsyncIterator[int]:
         async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
-            ports.append(server.sockets[0].getsockname()[1])
-            up.set()
-            await down.wait()
+            yield server.sockets[0].getsockname()[1]
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True)
-    thread.start()
-    assert up.wait(10)
-    try:
-        yield ports[0]
-    finally:
-        loop.call_soon_threadsafe(down.set)
-        thread.join(10)
-        loop.close()
+    with serving(listening()) as port:
+        yield port
 
 
 @pytest.fixture
