@@ -15,7 +15,7 @@ POINTS: Final = 400
 RATIOS: Final = tuple(float(r) for r in (1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100))
 """What a missed spike costs, in false alarms."""
 SHIFTS_S: Final = (-3600, -1800, -900, -600, -300, -120, -60, -30, -10, 0, 10, 30, 60, 120, 300, 600, 900, 1800, 3600)
-NULLS: Final = 300
+NULLS: Final = 200
 _NS: Final = 1_000_000_000
 Points = list[tuple[float, float]]
 

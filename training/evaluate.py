@@ -31,14 +31,19 @@ from training.metrics import figures
 from training.runs import Run, spikes_of
 from training.scoring import VOLATILITIES, Rivals, probabilities, read, rivals
 from training.sealed import BLOCK, Opening, open_block
+from training.sealed import opening as opening_of
 from training.spikes import episodes
 from training.tracking import tracking
 
 INTERVALS: Final = (
     "pr_auc", "roc_auc", "precision_at_recall50", "ece_equal_mass", "brier_skill", "log_loss", "f1", "precision",
-    "recall", "calibration_slope",
+    "recall",
 )  # fmt: skip
+SLOPES: Final = 200
+"""Resamples of the calibration slope, which is fitted anew in each."""
 COMPARED: Final = ("pr_auc", "brier_skill", "log_loss")
+FOLDER: Final = "evaluation"
+"""Folder of reports in a run."""
 NEAR_PERFECT: Final = 0.8
 """PR-AUC above which the report itself tells the reader to look for a leak first."""
 
@@ -85,7 +90,7 @@ def evaluate(
         raise InputError(f"{ref} is a folder and no run, so an opening could not be recorded; give a run id")
     progress("training set")
     block = BLOCK if final else "validation"
-    opening = open_block(run.run_id, reason, manifest=run.manifest) if final else None
+    opening = _opened(run, reason) if final else None
     found = measure(run, block, delay_ms=delay_ms, opening=opening, progress=progress)
     path = out if out is not None else settings().reports / f"evaluate-{run.run_id[:12] or 'folder'}-{block}.html"
     progress("report")
@@ -94,6 +99,19 @@ def evaluate(
     if run.run_id:
         _log(run.run_id, found, path)
     return found
+
+
+def _opened(run: Run, reason: str) -> Opening:
+    """Open the sealed block; or go on with an opening for this run that died before it had shown anything."""
+    before = opening_of(run.run_id, manifest=run.manifest)
+    if before is not None and before.run_id == run.run_id and not _shown(run.run_id):
+        return before
+    return open_block(run.run_id, reason, manifest=run.manifest)
+
+
+def _shown(run_id: str) -> bool:
+    with tracking() as client:
+        return bool(client.list_artifacts(run_id, f"{FOLDER}/final"))
 
 
 def measure(
@@ -140,7 +158,7 @@ def measure(
         folds=dict(manifest.metrics.get("folds", {})),
         threshold=cut,
         pooled=figures(p, y, cut, t_ns=t, episodes=count),
-        intervals=intervals(INTERVALS, p, y, t, threshold=cut),
+        intervals=intervals(INTERVALS, p, y, t, threshold=cut) | intervals(("calibration_slope",), p, y, t, n=SLOPES),
         baselines={name: figures(q, y, t_ns=t, episodes=count) for name, q in rival.items()},
         best_baseline=others.best,
         differences=[_difference(stat, p, base, frame) for stat in COMPARED],
@@ -250,4 +268,4 @@ def _log(run_id: str, found: Evaluation, path: Path) -> None:
         if found.block == BLOCK:
             client.log_batch(run_id, metrics=[Metric(f"{name}_{k}", v, now, 0) for k, v in values])
         for file in (path, numbers):
-            client.log_artifact(run_id, str(file), f"evaluation/{name}")
+            client.log_artifact(run_id, str(file), f"{FOLDER}/{name}")

@@ -216,7 +216,10 @@ def _made_of(e: Evaluation, m: Manifest) -> str:
     hours = f", the last {rule.hours:g} h" if rule.hours else ""
     taus = ", ".join(f"{product} {tau:.3g}" for product, tau in sorted(m.label.tau.items()))
     parts = [f"{name}: {len(d.get('parts', []))} files" for name, d in m.data.items() if isinstance(d, dict)]
-    blocks = (f"{name} {b['rows']:,} rows, {b['spikes']:,} spikes" for name, b in m.training.blocks.items())
+    blocks = (
+        f"{name} {b['rows']:,} rows" + (f", {b['spikes']:,} spikes" if "spikes" in b else "")
+        for name, b in m.training.blocks.items()
+    )
     said = {
         "spike": f"standard deviation of {m.label.returns} log returns over {m.label.horizon_s} s ≥ tau",
         "tau": f"{rule.kind} {rule.value:g}{hours}; {taus}",

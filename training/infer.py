@@ -1,0 +1,246 @@
+"""Score a parquet file with the artefact that the service loads: the same bytes, verified, the same function."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from feature_repo.errors import ContractError, InputError, StoreError, UsageError
+from training.artefact import MANIFEST, Artefact, load
+
+BATCH_ROWS: Final = 65_536
+"""Rows scored at once: enough that XGBoost's threads pay off, few enough that two batches of 146 columns stay small."""
+TILE_ROWS: Final = 2_048
+"""Rows turned from columns to a matrix at once, so that what is written stays in the cache."""
+SINGLES: Final = 1_000
+"""Rows that are scored again one by one, spread over the data, to time one forecast as the service makes it."""
+KEPT: Final = ("product_id", "session", "n", "k", "row_time", "event_time_ns")
+"""Columns handed on from the data, as far as it has them: what names a row."""
+QUANTILES: Final = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What was scored, and how long it took.
+
+    Attributes
+    ----------
+    rows, spikes
+        Rows, and those at or over the threshold.
+    rows_per_s
+        Of reading, scoring and writing together.
+    latency_ms
+        Time of one forecast by itself: p50, p90, p95, p99, max, ms.
+    batch_ms
+        The same of one batch's forecasts, :data:`BATCH_ROWS` rows but for the last.
+    model, digest
+        Kind of model; sha256 of its manifest.
+    out
+        File that was written.
+    """
+
+    rows: int
+    spikes: int
+    rows_per_s: float
+    latency_ms: dict[str, float]
+    batch_ms: dict[str, float]
+    model: str
+    digest: str
+    out: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for ``--json``."""
+        return asdict(self)
+
+
+def artefact_of(ref: str) -> Artefact:
+    """Load and verify the artefact of NAME@alias, NAME/version, a run or a folder; errors as Run.load has them."""
+    folder = Path(ref)
+    if (folder / MANIFEST).is_file():
+        return load(folder)
+    if os.sep in ref and folder.is_dir():
+        raise InputError(f"--model {ref}: the folder holds no {MANIFEST}; give an artefact's folder, or a run")
+    from training.runs import Run
+
+    return Run.load(ref).artefact
+
+
+def infer(model: str, data: Path, out: Path) -> Scored:
+    """Score every row and write its probability.
+
+    Parameters
+    ----------
+    model
+        NAME@alias, NAME/version, run id or its beginning, or a folder.
+    data
+        Parquet file, or a folder of them, with the model's features as columns, mapped by name; null where missing.
+    out
+        Parquet file to write: the columns of :data:`KEPT` that the data has, spike_probability (float64), spike (bool).
+
+    Returns
+    -------
+    Scored
+
+    Raises
+    ------
+    InputError
+        If the model is unknown, the data can't be read, holds no row or an infinite feature.
+    ContractError, ArtefactError
+        If the artefact doesn't verify, or the data lacks a feature.
+    UsageError
+        If ``out`` is the data itself.
+    StoreError
+        If ``out`` can't be written.
+    """
+    artefact = artefact_of(model)
+    files = _files(data)
+    if out.resolve() in [f.resolve() for f in files]:
+        raise UsageError(f"--out {out} is the data itself; choose another file")
+    features = artefact.manifest.features
+    kept = _columns(files, features)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    took: list[float] = []
+    singles: list[NDArray[np.float64]] = []
+    rows = spikes = 0
+    total = sum(pq.ParquetFile(f).metadata.num_rows for f in files)
+    if not total:
+        raise InputError(f"--data {data} holds no row; give a file with features")
+    every = max(1, total // SINGLES)
+    began = time.perf_counter()
+    writer: pq.ParquetWriter | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for names, x in _ahead(_batches(files, features, kept)):
+            started = time.perf_counter()
+            p = artefact.predict_proba(x)
+            took.append(time.perf_counter() - started)
+            spike = p >= artefact.manifest.threshold
+            singles.append(x[-rows % every :: every].copy())
+            table = names.append_column("spike_probability", pa.array(p)).append_column("spike", pa.array(spike))
+            if writer is None:
+                stamped = table.schema.with_metadata({"volspike.model": artefact.digest})
+                writer = pq.ParquetWriter(temporary, stamped, compression="zstd", use_dictionary=_texts(table))
+            writer.write_table(table.replace_schema_metadata({"volspike.model": artefact.digest}))
+            rows += len(p)
+            spikes += int(spike.sum())
+        assert writer is not None  # noqa: S101  # there is a row
+        writer.close()
+        os.replace(temporary, out)
+    except OSError as error:
+        raise StoreError(f"can't write {out}: {error.strerror or error}; free space, or give another --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    seconds = time.perf_counter() - began
+    latency = _singly(artefact, np.concatenate(singles)[:SINGLES])
+    return Scored(
+        rows,
+        spikes,
+        rows / seconds,
+        latency,
+        _quantiles(np.array(took)),
+        artefact.manifest.kind,
+        artefact.digest,
+        str(out),
+    )
+
+
+def _files(data: Path) -> list[Path]:
+    files = sorted(data.glob("**/*.parquet")) if data.is_dir() else [data]
+    if not files:
+        raise InputError(f"--data {data} holds no .parquet file; give a file with features")
+    return files
+
+
+def _columns(files: list[Path], features: list[str]) -> list[str]:
+    """Columns of :data:`KEPT` that all files have; every file must have the features."""
+    kept = list(KEPT)
+    for file in files:
+        try:
+            schema = pq.read_schema(file)
+        except (OSError, pa.ArrowException) as error:
+            first = str(error).splitlines()[0][:200]
+            raise InputError(f"--data {file}: {first}; must be a parquet file with the model's features") from error
+        lacking = [name for name in features if name not in schema.names]
+        if lacking:
+            raise ContractError(
+                f"--data {file} lacks {len(lacking)} of the model's {len(features)} features, such as {lacking[:5]}; "
+                "give rows of spike_features"
+            )
+        wrong = [name for name in features if not _numeric(schema.field(name).type)]
+        if wrong:
+            raise ContractError(f"--data {file}: {wrong[:5]} must be numbers, were {schema.field(wrong[0]).type}")
+        kept = [name for name in kept if name in schema.names]
+    return kept
+
+
+def _batches(files: list[Path], features: list[str], kept: list[str]) -> Iterator[tuple[pa.Table, NDArray[np.float64]]]:
+    columns = list(dict.fromkeys([*features, *kept]))
+    for file in files:
+        try:
+            for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns):
+                yield pa.Table.from_batches([batch.select(kept)]), _matrix(batch, features)
+        except (OSError, pa.ArrowException) as error:
+            first = str(error).splitlines()[0][:200]
+            raise InputError(f"--data {file}: {first}; the file is damaged, write it again") from error
+
+
+def _matrix(batch: pa.RecordBatch, features: list[str]) -> NDArray[np.float64]:
+    """float64[n, f], NaN for null."""
+    columns = [_vector(batch.column(name)) for name in features]
+    x = np.empty((batch.num_rows, len(features)))
+    for start in range(0, batch.num_rows, TILE_ROWS):
+        tile = x[start : start + TILE_ROWS]
+        for i, column in enumerate(columns):
+            tile[:, i] = column[start : start + TILE_ROWS]
+    return x
+
+
+def _vector(column: pa.Array) -> NDArray[np.float64]:
+    if not pa.types.is_float64(column.type):
+        column = column.cast(pa.float64())
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _ahead(batches: Iterator[tuple[pa.Table, NDArray[np.float64]]]) -> Iterator[tuple[pa.Table, NDArray[np.float64]]]:
+    """Read the next batch while this one is scored."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield batch
+
+
+def _singly(artefact: Artefact, x: NDArray[np.float64]) -> dict[str, float]:
+    artefact.predict_proba(x[:1])
+    took = np.empty(len(x))
+    for i in range(len(x)):
+        began = time.perf_counter()
+        artefact.predict_proba(x[i : i + 1])
+        took[i] = time.perf_counter() - began
+    return _quantiles(took)
+
+
+def _quantiles(seconds: NDArray[np.float64]) -> dict[str, float]:
+    ms = seconds * 1000
+    return {**{f"p{q}": float(np.percentile(ms, q)) for q in QUANTILES}, "max": float(ms.max())}
+
+
+def _numeric(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+
+def _texts(table: pa.Table) -> list[str]:
+    return [
+        field.name for field in table.schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+    ]
