@@ -206,7 +206,7 @@ def session(e: Evidence) -> Iterator[Finding]:
         disjoint = all(a[1] < b[0] for a, b in pairwise(ends))
         constant = all(low == high for low, high in ends)
         feature = BY_NAME.get(name)
-        honest = feature is not None and (feature.source in _HONESTLY_CONSTANT or 0.0 in {low for low, _ in ends})
+        honest = feature is not None and feature.source in _HONESTLY_CONSTANT
         if disjoint and constant and not honest:
             yield Finding(
                 "FEATURE_IS_SESSION",

@@ -126,10 +126,17 @@ def time_shift(e: Evidence) -> Iterator[Finding]:
 
 def _moved(e: Evidence, rows: NDArray[np.int64], away_s: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of row numbers (of those judged) of one product that are ``away_s`` apart."""
-    keys = {key: i for i, key in enumerate(zip(e.rows["product_id"][rows], e.t_ns[rows].tolist(), strict=True))}
-    pairs = [(i, keys[p, t + away_s * NS]) for (p, t), i in keys.items() if (p, t + away_s * NS) in keys]
-    found = np.array(pairs, np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
+    product = e.rows["product_id"][rows].rank("dense").to_numpy().astype(np.int64)
+    t = e.t_ns[rows]
+    here, there = [], []
+    for code in np.unique(product):
+        mine = np.flatnonzero(product == code)
+        mine = mine[np.argsort(t[mine], kind="stable")]
+        at = np.minimum(np.searchsorted(t[mine], t[mine] + away_s * NS), len(mine) - 1)
+        found = t[mine][at] == t[mine] + away_s * NS
+        here.append(mine[found])
+        there.append(mine[at[found]])
+    return np.concatenate(here), np.concatenate(there)
 
 
 def shuffled(e: Evidence) -> Iterator[Finding]:
