@@ -118,11 +118,10 @@ def open_block(run_id: str, reason: str, *, manifest: art.Manifest | None = None
         if before.lifecycle_stage != "active":
             client.restore_experiment(before.experiment_id)
         said = json.dumps({"run_id": run_id, "reason": reason[:500]})
-        key = f"refused.{now.replace('+00:00', 'Z')}"  # MLflow allows no + in it
-        client.set_experiment_tag(before.experiment_id, key, said)
-        first = _opening(split_key(manifest), before.tags)
+        client.set_experiment_tag(before.experiment_id, f"refused.{now}", said)
+        first = _opening(key, before.tags)
         raise SealedError(
-            f"sealed block of split {first.key} was opened by run {first.run_id} at {first.at} ({first.reason}), it opens "
+            f"sealed block of split {key} was opened by run {first.run_id} at {first.at} ({first.reason}), it opens "
             "once; record newer data and train on that, its last block is sealed again"
         )
 
