@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from training.audit import duplicates, features, fitted, future, labels, skill, split, tau
+from training.audit import data, duplicates, features, fitted, future, labels, skill, split, tau
 from training.audit.evidence import Evidence
 from training.audit.findings import Audit, Finding
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Check = Callable[[Evidence], Iterable[Finding]]
 
 QUICK: Final[dict[str, Check]] = {
+    "data": data.unchanged,
     "label": labels.labels,
     "overlap": split.overlap,
     "order": split.order,

@@ -38,7 +38,7 @@ class Evidence:
     quotes
         Rows of the table ``quotes`` of these products and sessions; None where the table is gone.
     table
-        Rows of the table ``spike_features``: keys, trigger, event_time_ns and the features; None where it is gone.
+        Grid rows of the table ``spike_features``: keys, trigger, event_time_ns and the features; None where it is gone.
     tapes
         Raw tapes that are still there.
     objective

@@ -67,7 +67,7 @@ def describe(data: Dataset, artefact: Artefact, options: TrainOptions, *, run_id
         features=tuple(data.features),
         artefact=artefact,
         quotes=tables.scan("quotes").filter(here).collect(),
-        table=tables.scan("spike_features").filter(here).select(columns).collect(),
+        table=tables.scan("spike_features").filter(here & (pl.col("trigger") == "grid")).select(columns).collect(),
         tapes=tuple(sorted(settings().raw.rglob("*"))) if settings().raw.is_dir() else (),
         objective=options.objective,
         returns=artefact.manifest.label.returns,
