@@ -2,6 +2,8 @@
 PYTHON_ENV := .venv/bin
 WORKERS ?= 2
 ARGS ?=
+# where it is set, each of the many processes compiles all that it imports: seconds a process
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test check bench kafka docs lock lock-check
 .DEFAULT_GOAL := help
