@@ -250,10 +250,10 @@ def _split(t: NDArray[np.int64], member: NDArray[np.int8], purge_s: int, warning
     for i, name in enumerate(BLOCKS):
         mine = t[member == i]
         if len(mine) == 0:
-            said = "".join(f"; {w}" for w in warnings)
+            why = "".join(f"; {w}" for w in warnings)
             raise InsufficientDataError(
                 f"{name} block has no row, must have at least 1 (rows less than {purge_s} s from another block are "
-                f"lost{said}); give it other sessions or longer ones"
+                f"lost{why}); give it other sessions or longer ones"
             )
         blocks.append(Block(name, int(mine.min()), int(mine.max()), len(mine)))
     said = list(warnings)

@@ -21,7 +21,7 @@ def command(
     exclude_products: o.ExcludeProducts = "",
     min_coverage: o.MinCoverage = None,
     plot: Annotated[
-        Path | None, typer.Option(help="PNG to draw; default reports/labels.png in the data folder.")
+        Path | None, typer.Option(help="PNG to draw; without --json reports/labels.png in the data folder.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -53,10 +53,11 @@ def command(
             rolling_hours=rolling_hours,
         )
     )
-    picture = plot or settings().data / "reports" / "labels.png"
-    draw(view, picture)
+    picture = plot or (None if json else settings().data / "reports" / "labels.png")
+    if picture is not None:
+        draw(view, picture)
     if json:
-        emit({**view.to_dict(), "picture": str(picture)})
+        emit({**view.to_dict(), "picture": None if picture is None else str(picture)})
         return
     show(view)
     typer.echo(f"drawn: {picture}")
