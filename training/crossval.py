@@ -5,10 +5,9 @@ A fold is prepared once (medians, scales, bins: of its train rows alone) and the
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +16,14 @@ from training import models
 from training.calibration import sigmoid
 from training.design import Design
 from training.folds import Rows
-from training.models import Hyper, Truth
+from training.models import Hyper, Truth, Vector
 from training.objectives import Objective
 
 Floats = NDArray[np.floating]
 Score = Callable[[NDArray[np.float64]], float]
 """From margins on a fold's test rows to how good they are; more is better."""
-TOLERANCE = 1e-3
-MAX_ITERATIONS = 100
+TOLERANCE: Final = 1e-6
+MAX_ITERATIONS: Final = 25
 """Enough to rank; the refit goes on to convergence."""
 
 
@@ -47,15 +46,15 @@ class Tried:
 class LinearFold:
     """A fold for logistic regressions; its design tables are float32, which ranks as well and halves the time."""
 
-    def __init__(self, x: Floats, y: Truth, train: Rows, test: Rows, *, jobs: int = 1) -> None:
-        self._x, self._y, self._train, self._test = x, y, train, test
+    def __init__(self, x: Floats, y: Truth, excess: Vector | None, train: Rows, test: Rows, *, jobs: int = 1) -> None:
+        self._x, self._y, self._excess, self._train, self._test = x, y, excess, train, test
         self._scale: Any = None
         self._tables: tuple[Floats, Floats] | None = None
         self._model: tuple[Any, Any] = (None, None)
 
     def tried(self, hyper: Hyper, score: Score, *, seed: int) -> Tried:
         """Fit and score; it goes on from the last fit where only C differs."""
-        from sklearn.exceptions import ConvergenceWarning
+        from threadpoolctl import threadpool_limits
 
         chosen = models.merged("lr", hyper)
         if self._tables is None or self._scale != chosen["scale"]:
@@ -65,14 +64,14 @@ class LinearFold:
             self._scale, self._model = chosen["scale"], (None, None)
         fit, held = self._tables
         key, model = self._model
-        if key != chosen["weight"]:
-            model = models.solver(chosen, seed=seed, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
+        if key != (chosen["weight"], chosen["soft"]):
+            model = models.solver(chosen, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
         model.C = float(chosen["C"])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(fit, self._y[self._train])
-        self._model = chosen["weight"], model
-        margin = (held @ model.coef_[0].astype(np.float32) + np.float32(model.intercept_[0])).astype(np.float64)
+        excess = None if self._excess is None else self._excess[self._train]
+        with threadpool_limits(1):
+            model.fit(fit, models.softened(self._y[self._train], excess, float(chosen["soft"])))
+        self._model = (chosen["weight"], chosen["soft"]), model
+        margin = model.margin(held)
         return Tried([score(margin)], margin)
 
     @staticmethod
@@ -84,8 +83,18 @@ class LinearFold:
 class TreeFold:
     """A fold for boosted trees: binned once."""
 
-    def __init__(self, x: Floats, y: Truth, train: Rows, test: Rows, *, jobs: int = 1, device: str = "cpu") -> None:
-        self._x, self._y, self._train, self._test = x, y, train, test
+    def __init__(
+        self,
+        x: Floats,
+        y: Truth,
+        excess: Vector | None,
+        train: Rows,
+        test: Rows,
+        *,
+        jobs: int = 1,
+        device: str = "cpu",
+    ) -> None:
+        self._x, self._y, self._excess, self._train, self._test = x, y, excess, train, test
         self._threads = models.threads(len(train), jobs)
         self._device = device
         self._bins = 0
@@ -106,11 +115,12 @@ class TreeFold:
             )
             self._tables = table, held
         table, held = self._tables
+        excess = None if self._excess is None else self._excess[self._train]
+        models.aim(table, self._y[self._train], excess, float(chosen["soft"]))
         curve: dict[str, dict[str, list[float]]] = {}
         booster = models.grow(
             {**chosen, "seed": seed, "device": self._device, "disable_default_eval_metric": 1, **self._threads},
             table,
-            self._y[self._train],
             rounds=models.ROUNDS,
             evals=[(held, "test")],
             custom_metric=lambda p, _: ("score", score(p.astype(np.float64))),
@@ -203,6 +213,7 @@ def out_of_fold(
     objective: Objective,
     purge_s: float,
     seed: int,
+    excess: Vector | None = None,
     jobs: int = 1,
     device: str = "cpu",
 ) -> OutOfFold:
@@ -216,12 +227,14 @@ def out_of_fold(
         All rows of the training block: float64[n, f], bool[n], int64[n] ns UTC, str[n].
     folds
         As :func:`training.folds.usable` makes them.
+    excess
+        As in :func:`training.models.softened`.
     """
     tried = []
     for train, test in folds:
         score = scorer(objective, y[test], t_ns[test], products[test])
         more = {"device": device} if kind == "xgb" else {}
-        fold = FOLDS[kind](x, y, train, test, jobs=jobs, **more)
+        fold = FOLDS[kind](x, y, excess, train, test, jobs=jobs, **more)
         tried.append(fold.tried(hyper, score, seed=seed))
     rounds, score_ = together([t.curve for t in tried])
     margins = [FOLDS[kind].margin(t, rounds) for t in tried]

@@ -92,6 +92,12 @@ class Material:
         """Labelled rows of a block."""
         return self.data.frame.filter(pl.col("block") == block)
 
+    def excess(self) -> NDArray[np.float64]:
+        """Logarithm of sigma_fwd over tau of the training rows, float64[n]; −∞ where nothing moved."""
+        rows = self.rows("train")
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(rows["sigma_fwd"].to_numpy() / rows["tau"].to_numpy()))
+
     def columns(self, model: models.Fitted, block: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Features that a model reads, and spikes, of a block."""
         x, y = self.data.block(block)
@@ -140,13 +146,14 @@ def make(kind: str, part: Material) -> Made:
             objective=parse(options.objective),
             purge_s=options.purge_s,
             seed=options.seed,
+            excess=part.excess(),
             jobs=options.jobs,
             device=options.device,
         )
     if kind == "zscore":
         fitted = models.zscore(x, names)
     elif kind == "lr":
-        fitted = models.logistic(x, y, names, seed=options.seed, hyper=options.hyper.get(kind))
+        fitted = models.logistic(x, y, names, hyper=options.hyper.get(kind), excess=part.excess())
     else:
         fitted = models.boosted(
             x,
@@ -157,6 +164,7 @@ def make(kind: str, part: Material) -> Made:
             hyper=options.hyper.get(kind),
             rounds=held.rounds if held else 0,
             validation=part.data.block("validation"),
+            excess=part.excess(),
             device=options.device,
         )
     return Made(fitted, _calibrated(fitted, part, held))

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from feature_repo.errors import InsufficientDataError, UsageError
 from training.artefact import Imputation, Kind, Linear
 from training.design import Design
+from training.logit import Logit
 
 Matrix = NDArray[np.float64]
+Vector = NDArray[np.float64]
 Truth = NDArray[np.bool_]
 Hyper = Mapping[str, float | int | str]
 """Hyperparameters of one model; what is not named keeps its default."""
@@ -31,23 +33,25 @@ XGB: Final[dict[str, str | int | float]] = {
     "objective": "binary:logistic",
     "tree_method": "hist",
     "eval_metric": "aucpr",
-    "max_bin": 64,
-    "max_depth": 4,
-    "eta": 0.08,
+    "max_bin": 32,
+    "max_depth": 3,
+    "eta": 0.1,
     "min_child_weight": 20.0,
     "subsample": 0.8,
-    "colsample_bytree": 0.5,
+    "colsample_bytree": 0.25,
     "lambda": 5.0,
+    "soft": 0.4,
 }
-"""Shallow, shrunk trees: rows of neighbouring seconds nearly repeat each other, so there is far less data than rows."""
+"""Shallow, shrunk trees: rows of neighbouring seconds nearly repeat each other, so there is far less data than rows.
+``soft`` is the width of :func:`softened`; the rest is XGBoost's."""
 ROUNDS: Final = 300
 PATIENCE: Final = 30
 ONE_THREAD_ROWS: Final = 200_000
 """Training rows under which trees grow on one thread: with so little work per round, threads mostly wait for each other
 (measured on two busy cores: 6 s of CPU with one thread, 22 s with two, for 26,000 rows)."""
-LR: Final[dict[str, str | int | float]] = {"C": 0.01, "weight": "balanced", "scale": "log"}
-"""C is the inverse strength of the ridge penalty, strong for the same reason; weight is balanced or none; scale is log
-(see :class:`training.design.Design`) or plain."""
+LR: Final[dict[str, str | int | float]] = {"C": 0.1, "weight": "balanced", "scale": "log", "soft": 0.3}
+"""C is the inverse strength of the ridge penalty; weight is balanced or none; scale is log (see
+:class:`training.design.Design`) or plain; soft is the width of :func:`softened`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,9 @@ def zscore(x: Matrix, features: Sequence[str]) -> Fitted:
     return Fitted("zscore", (name,), msgspec.json.encode(linear), imputation, {"feature": name}, {name: 1.0})
 
 
-def logistic(x: Matrix, y: Truth, features: Sequence[str], *, seed: int, hyper: Hyper | None = None) -> Fitted:
+def logistic(
+    x: Matrix, y: Truth, features: Sequence[str], *, hyper: Hyper | None = None, excess: Vector | None = None
+) -> Fitted:
     """Fit a logistic regression on standardised features, medians and missing indicators for what is missing.
 
     A column that is constant or always missing gets weight 0.
@@ -96,15 +102,17 @@ def logistic(x: Matrix, y: Truth, features: Sequence[str], *, seed: int, hyper: 
         Names of the columns.
     hyper
         What differs from :data:`LR`.
+    excess
+        As in :func:`softened`; None learns from the spikes alone.
     """
     from threadpoolctl import threadpool_limits
 
     chosen = merged("lr", hyper)
     design = Design.fit(x, log=chosen["scale"] == "log")
-    model = solver(chosen, seed=seed, max_iter=2000)
+    model = solver(chosen)
     with threadpool_limits(1):  # sums in another order would end elsewhere; a run must be one that can be made again
-        model.fit(design.apply(x), y)
-    linear = design.linear(model.coef_[0], float(model.intercept_[0]))
+        model.fit(design.apply(x), softened(y, excess, float(chosen["soft"])))
+    linear = design.linear(model.coef_, model.intercept_)
     names = list(features)
     imputation = Imputation(
         "median",
@@ -113,22 +121,33 @@ def logistic(x: Matrix, y: Truth, features: Sequence[str], *, seed: int, hyper: 
     )
     both = zip(names, linear.weight, linear.missing_weight, strict=True)
     importance = {n: float(abs(w) + abs(m)) for n, w, m in both}
-    params = {**chosen, "iterations": int(model.n_iter_[0])}
+    params = {**chosen, "iterations": model.n_iter_}
     return Fitted("lr", tuple(features), msgspec.json.encode(linear), imputation, params, importance)
 
 
-def solver(chosen: Hyper, *, seed: int, max_iter: int, tol: float = 1e-4) -> Any:
-    """Make the scikit-learn estimator that ``chosen`` describes; it goes on from its last fit where C changes."""
-    from sklearn.linear_model import LogisticRegression
+def solver(chosen: Hyper, *, max_iter: int = 50, tol: float = 1e-12) -> Logit:
+    """Make the estimator that hyperparameters describe; it goes on from its last fit where C changes."""
+    return Logit(float(chosen["C"]), balanced=chosen["weight"] == "balanced", max_iter=max_iter, tol=tol)
 
-    return LogisticRegression(
-        C=float(chosen["C"]),
-        class_weight="balanced" if chosen["weight"] == "balanced" else None,
-        max_iter=max_iter,
-        tol=tol,
-        warm_start=True,
-        random_state=seed,
-    )
+
+def softened(y: Truth, excess: Vector | None, width: float) -> Vector:
+    """Make targets that tell by how much a horizon missed or passed its threshold: 1 / (1 + exp(−excess/width)).
+
+    A horizon's volatility is estimated from sixty returns, so one just under tau and one just above are nearly the same
+    event; and how far the others lie says which way the market leans, where spikes alone are a few dozen episodes.
+
+    Parameters
+    ----------
+    y
+        bool[n], spikes; returned as they are where width is 0 or excess None.
+    excess
+        float64[n], ln(sigma_fwd / tau).
+    width
+        In the unit of excess, >= 0.
+    """
+    if excess is None or not width > 0:
+        return y.astype(np.float64)
+    return np.asarray(1 / (1 + np.exp(-np.clip(excess / width, -50, 50))))
 
 
 def boosted(
@@ -141,6 +160,7 @@ def boosted(
     hyper: Hyper | None = None,
     rounds: int = 0,
     validation: tuple[Matrix, Truth] | None = None,
+    excess: Vector | None = None,
     device: str = "cpu",
 ) -> Fitted:
     """Fit gradient-boosted trees, positives weighted by ``scale_pos_weight``.
@@ -155,6 +175,8 @@ def boosted(
         What differs from :data:`XGB`.
     rounds
         Number of trees; 0 to stop early on ``validation``'s PR-AUC.
+    excess
+        As in :func:`softened`; None learns from the spikes alone.
     device
         As XGBoost has it.
 
@@ -170,6 +192,7 @@ def boosted(
     params = merged("xgb", hyper)
     said = {"feature_names": list(features), "max_bin": int(params["max_bin"])}
     table = xgboost.QuantileDMatrix(x, y, **said)
+    aim(table, y, excess, float(params["soft"]))
     evals = []
     if not rounds and validation is not None:
         held = xgboost.QuantileDMatrix(*validation, ref=table, **said)
@@ -177,7 +200,6 @@ def boosted(
     booster = grow(
         {**params, "seed": seed, "device": device, **threads(len(x), jobs)},
         table,
-        y,
         rounds=rounds or ROUNDS,
         evals=evals,
     )
@@ -191,10 +213,19 @@ def boosted(
     return Fitted("xgb", tuple(features), model, Imputation("native"), told, importance)
 
 
-def grow(
-    params: Mapping[str, Any], table: Any, y: Truth, *, rounds: int, evals: Sequence[Any] = (), **more: Any
-) -> Any:
-    """Train a booster on a ``QuantileDMatrix``; with rows to evaluate, the last of them stop it early.
+def aim(table: Any, y: Truth, excess: Vector | None, width: float) -> None:
+    """Set a table's labels: soft targets, spikes weighing ``scale_pos_weight`` times the rest.
+
+    XGBoost's own parameter of that name only knows labels of 1, so this is done by labels and weights; for hard labels
+    it comes to the same.
+    """
+    target = softened(y, excess, width)
+    weight = _weight(y) * target + (1 - target)
+    table.set_info(label=_weight(y) * target / weight, weight=weight)
+
+
+def grow(params: Mapping[str, Any], table: Any, *, rounds: int, evals: Sequence[Any] = (), **more: Any) -> Any:
+    """Train a booster on a table that :func:`aim` has set; with rows to evaluate, the last of them stop it early.
 
     Raises
     ------
@@ -205,7 +236,7 @@ def grow(
 
     try:
         return xgboost.train(
-            {**params, "scale_pos_weight": _weight(y)},
+            {name: value for name, value in params.items() if name != "soft"},
             table,
             num_boost_round=rounds,
             evals=list(evals),

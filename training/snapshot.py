@@ -107,8 +107,8 @@ def _extract(name: str, said: Said, root: Path, gone: list[str]) -> None:
     expected = sum(int(p["rows"]) for p in said["parts"])
     if rows.height != expected:
         raise StoreError(
-            f"table {name}: {len(gone)} parts of the run are gone, such as {gone[0]}, and {rows.height} of its {expected} "
-            "rows are in the table now, must be all; replay the tapes into the tables again"
+            f"table {name}: {len(gone)} parts of the run are gone, such as {gone[0]}, and {rows.height} of its "
+            f"{expected} rows are in the table now, must be all; replay the tapes into the tables again"
         )
     arrow = rows.to_arrow().select(tables.schema(name).names).cast(tables.schema(name))
     tables.append(name, arrow, np.asarray(rows["n"].to_numpy()), versions, root=root)

@@ -38,21 +38,21 @@ from training.provenance import code
 GRIDS: Final[dict[str, dict[str, tuple[float | int | str, ...]]]] = {
     "lr": {
         "scale": ("log", "plain"),
-        "weight": ("balanced", "none"),
-        "C": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),  # upwards: each fit begins at the last one
+        "soft": (0.0, 0.2, 0.4),
+        "C": (1e-4, 1e-3, 1e-2, 1e-1),  # upwards: each fit begins at the last one
     },
     "xgb": {
         "max_bin": (32,),
         "eta": (0.1, 0.2),
-        "max_depth": (2, 3, 5),
-        "min_child_weight": (20.0, 100.0),
+        "soft": (0.0, 0.2, 0.4),
+        "max_depth": (2, 4),
         "colsample_bytree": (0.25, 0.5),
     },
 }
 """Values per hyperparameter, 24 candidates a model."""
 QUICK: Final[dict[str, dict[str, tuple[float | int | str, ...]]]] = {
-    "lr": {"scale": ("log", "plain"), "weight": ("balanced",), "C": (1e-3, 1e-1)},
-    "xgb": {"max_bin": (32,), "eta": (0.2,), "max_depth": (2, 4), "min_child_weight": (20.0, 100.0)},
+    "lr": {"soft": (0.0, 0.3), "C": (1e-3, 1e-1)},
+    "xgb": {"max_bin": (32,), "eta": (0.2,), "soft": (0.0, 0.3), "max_depth": (2, 4)},
 }
 """Four candidates a model."""
 
@@ -102,12 +102,13 @@ class Problem:
     ----------
     table
         ``.npy`` of float32[n, f]: features of the training block.
-    y, t_ns, products
-        bool[n], int64[n] ns UTC, str[n].
+    y, excess, t_ns, products
+        bool[n], float64[n] as in :func:`training.models.softened`, int64[n] ns UTC, str[n].
     """
 
     table: Path
     y: NDArray[np.bool_]
+    excess: NDArray[np.float64]
     t_ns: NDArray[np.int64]
     products: NDArray[np.str_]
     objective: str
@@ -185,7 +186,7 @@ def _tried(
         x = np.load(problem.table, mmap_mode="r")
         score = crossval.scorer(parse(problem.objective), problem.y[test], problem.t_ns[test], problem.products[test])
         more: dict[str, Any] = {"device": problem.device} if kind == "xgb" else {}
-        fold = crossval.FOLDS[kind](x, problem.y, train, test, jobs=1, **more)
+        fold = crossval.FOLDS[kind](x, problem.y, problem.excess, train, test, jobs=1, **more)
         out = {}
         for key, hyper, entry in wanted:
             out[key] = fold.tried(hyper, score, seed=problem.seed).curve
@@ -224,6 +225,7 @@ def problem_of(material: Material, journal: Path) -> Problem:
     return Problem(
         table,
         y,
+        material.excess(),
         rows["event_time_ns"].to_numpy(),
         rows["product_id"].to_numpy().astype(np.str_),
         material.options.objective,

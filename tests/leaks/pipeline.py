@@ -127,7 +127,7 @@ def _fit(draft: Draft, steps: Steps, kind: str, seed: int) -> models.Fitted:
         held = (draft.x[later], draft.y[later])
         return models.boosted(x, y, draft.features, seed=seed, jobs=1, validation=held)
     if (steps.scaled_on, steps.filled_on) == (("train",), ("train",)):
-        return models.logistic(x, y, draft.features, seed=seed)
+        return models.logistic(x, y, draft.features)
     return _logistic_of_others(draft, steps, seed)
 
 
@@ -137,9 +137,9 @@ def _logistic_of_others(draft: Draft, steps: Steps, seed: int) -> models.Fitted:
     fill = Design.fit(draft.x[draft.mask(*steps.filled_on)], log=True).fill
     filled = np.where(np.isnan(draft.x), fill, draft.x)
     design = replace(Design.fit(filled[draft.mask(*steps.scaled_on)], log=True), fill=fill)
-    solver = models.solver(models.LR, seed=seed, max_iter=2000)
+    solver = models.solver(models.LR)
     solver.fit(design.apply(draft.x[train]), draft.y[train])
-    linear = design.linear(solver.coef_[0], float(solver.intercept_[0]))
+    linear = design.linear(solver.coef_, solver.intercept_)
     values = {n: float(f) for n, f, k in zip(draft.features, design.fill, design.known, strict=True) if k}
     return models.Fitted("lr", tuple(draft.features), msgspec.json.encode(linear), art.Imputation("median", values), {})
 
