@@ -160,16 +160,10 @@ def fit(
         none = np.empty(0)
         log_odds = float(np.log(rate / (1 - rate)))
         return Baseline(name, {"prevalence": rate}, (), (), none, none, None, 0.0, log_odds, False)
-    windows, columns, scales = _columns(name, names)
+    windows, columns, scales = _columns(name, names, x)
     raw = x[:, list(columns)]
-    positive = np.where(raw > 0, raw, np.nan)
-    if np.isnan(positive).all(axis=0).any() or not (np.nanmax(positive, axis=0) > np.nanmin(positive, axis=0)).all():
-        lacking = [names[c] for c in columns]
-        raise InsufficientDataError(
-            f"baseline {name}: one of {lacking} is constant or missing in training; replay a longer tape"
-        )
     # A market that did not move has volatility 0, whose log is below all: it stands at half the least seen.
-    floor = np.nanmin(positive, axis=0) / 2
+    floor = np.nanmin(np.where(raw > 0, raw, np.nan), axis=0) / 2
     log_vol = _log_vol(x, columns, scales, floor)
     fill = np.nanmedian(log_vol, axis=0)
     log_vol = np.where(np.isnan(log_vol), fill, log_vol)
@@ -194,23 +188,30 @@ def available(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _columns(name: str, names: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
-    """Windows a baseline reads, their columns, and what makes each a volatility per second."""
-    there = list(names)
+def _columns(
+    name: str, names: Sequence[str], x: Matrix | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
+    """Windows a baseline reads, their columns, and what makes each a volatility per second.
+
+    Where x is given, a column that is constant or missing in it is passed over.
+    """
+    there = {n: i for i, n in enumerate(names)}
     wanted = WINDOWS if name in ("ewma", "har") else (60,)
-    windows, columns, scales = [], [], []
-    for window in wanted:
-        stat = next((s for s in STATS if f"w{window}_{s}" in there), None)
-        if stat is not None:
-            windows.append(window)
-            columns.append(there.index(f"w{window}_{stat}"))
-            scales.append(window**-0.5 if stat == "realized_vol" else 1.0)
-    if not columns:
-        raise InsufficientDataError(
-            f"baseline {name} reads a volatility of windows {list(wanted)} ({', '.join(STATS)}), the {len(there)} "
-            "features have none; choose another service"
-        )
-    return tuple(windows), tuple(columns), tuple(scales)
+    named = [[(w, stat, there[n]) for stat in STATS if (n := f"w{w}_{stat}") in there] for w in wanted]
+    found = [next((c for c in window if x is None or _varies(x[:, c[2]])), None) for window in named]
+    chosen = [c for c in found if c is not None]
+    if not chosen:
+        said = f"reads a volatility of windows {list(wanted)} ({', '.join(STATS)})"
+        if any(named):
+            raise InsufficientDataError(f"baseline {name} {said}, all constant or missing in training; longer tape")
+        raise InsufficientDataError(f"baseline {name} {said}, the features have none; choose another service")
+    scales = tuple(w**-0.5 if stat == "realized_vol" else 1.0 for w, stat, _ in chosen)
+    return tuple(w for w, _, _ in chosen), tuple(column for _, _, column in chosen), scales
+
+
+def _varies(column: Vector) -> bool:
+    positive = column[column > 0]
+    return bool(positive.size and positive.max() > positive.min())
 
 
 def _log_vol(x: Matrix, columns: Sequence[int], scales: Sequence[float], floor: Vector) -> Matrix:

@@ -113,6 +113,17 @@ def test_constant_missing_and_one_sided_training_is_refused(train):
         fit("zscore", x[:, :1], ("mid",), y)
 
 
+def test_a_column_that_says_nothing_is_passed_over_for_the_next_best(train):
+    x, sigma, y, tau = train
+    names = ("w60_realized_vol", "w60_return_std", "w300_realized_vol")
+    for nothing in (np.nan, 0.0, 3e-5):
+        odd = np.column_stack([np.full(len(x), nothing), x[:, 1], x[:, 2]])
+        har = fit("har", odd, names, y, sigma_fwd=sigma, tau=tau)
+        same = fit("har", odd[:, 1:], names[1:], y, sigma_fwd=sigma, tau=tau)
+        assert har.params == pytest.approx(same.params)
+        assert sorted(har.params) == ["alpha", "beta_w300", "beta_w60", "intercept", "slope"]
+
+
 def test_each_service_has_the_baselines_its_features_allow():
     assert available(SERVICES["spike_model_v1"]) == tuple(BASELINES)
     assert "har" in available(SERVICES["spike_core_v1"])
