@@ -29,6 +29,7 @@ from feature_repo.errors import StoreError
 from ingestion import tables
 from ingestion.featurize.publisher import Held
 from ingestion.kernel import LogRows, Part
+from ingestion.tuning import give_back
 
 RETRY_S: Final = 1.0
 """Wait after a failed commit: a full disk or a broker that is gone is tried once a second."""
@@ -138,6 +139,7 @@ class Committer:
                 self.counts["checkpoint_failures"] += 1
                 structlog.get_logger("featurize").warning("checkpoint", partition=partition, error=str(error))
         pa.default_memory_pool().release_unused()  # or what one large commit took stays taken
+        give_back()
         self.counts["commits"] += 1
         self.seconds.append(time.perf_counter() - began)
         return work

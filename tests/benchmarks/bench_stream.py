@@ -167,6 +167,10 @@ class _Given:
 
 def _job_featurize(topic: str, index: str, messages: str) -> dict[str, float]:
     """Take one partition to Redis, topics and tables; the clock begins with the worker, its kernel loaded."""
+    from infra.imports import arrow_without_pandas
+
+    arrow_without_pandas()  # as the command does
+
     from infra.settings import settings
     from ingestion.featurize.checkpoint import Checkpoints
     from ingestion.featurize.online_sink import OnlineSink
