@@ -72,12 +72,13 @@ class LinearFold:
             model.fit(fit, models.softened(self._y[self._train], excess, float(chosen["soft"])))
         self._model = (chosen["weight"], chosen["soft"]), model
         margin = model.margin(held)
-        return Tried([score(margin)], margin)
+        return Tried([score(margin)], (fit, model.coef_.astype(fit.dtype), model.intercept_, margin))
 
     @staticmethod
-    def margin(tried: Tried, rounds: int) -> NDArray[np.float64]:
-        """Margins of the test rows."""
-        return np.asarray(tried.fitted)
+    def margins(tried: Tried, rounds: int) -> tuple[Vector, Vector]:
+        """Margins of the train and of the test rows."""
+        fit, weight, intercept, held = tried.fitted
+        return np.asarray(fit @ weight, np.float64) + intercept, held
 
 
 class TreeFold:
@@ -126,14 +127,15 @@ class TreeFold:
             custom_metric=lambda p, _: ("score", score(p.astype(np.float64))),
             evals_result=curve,
         )
-        return Tried(curve["test"]["score"], (booster, held))
+        return Tried(curve["test"]["score"], (booster, table, held))
 
     @staticmethod
-    def margin(tried: Tried, rounds: int) -> NDArray[np.float64]:
-        """Margins of the test rows after so many trees, or as many as there are."""
-        booster, held = tried.fitted
+    def margins(tried: Tried, rounds: int) -> tuple[Vector, Vector]:
+        """Margins of the train and of the test rows after so many trees, or as many as there are."""
+        booster, *tables = tried.fitted
         until = min(rounds, booster.num_boosted_rounds())
-        return np.asarray(booster.predict(held, output_margin=True, iteration_range=(0, until)), np.float64)
+        fit, held = (booster.predict(t, output_margin=True, iteration_range=(0, until)) for t in tables)
+        return fit.astype(np.float64), held.astype(np.float64)
 
 
 FOLDS: dict[str, type[LinearFold] | type[TreeFold]] = {"lr": LinearFold, "xgb": TreeFold}
@@ -185,7 +187,7 @@ class OutOfFold:
         int64[m], row numbers, in the order of the folds.
     p
         float64[m], probabilities. Each fold is calibrated on the forecasts of the folds before it, a purge apart; the
-        first on its own training rows' share of spikes.
+        first on its own training rows.
     rounds
         Number of trees that is best over all folds; 0 for other models.
     score
@@ -237,7 +239,7 @@ def out_of_fold(
         fold = FOLDS[kind](x, y, excess, train, test, jobs=jobs, **more)
         tried.append(fold.tried(hyper, score, seed=seed))
     rounds, score_ = together([t.curve for t in tried])
-    margins = [FOLDS[kind].margin(t, rounds) for t in tried]
+    margins = [FOLDS[kind].margins(t, rounds) for t in tried]
     p = [_calibrated(i, margins, y, t_ns, folds, purge_s) for i in range(len(folds))]
     each = [t.curve[min(rounds, len(t.curve)) - 1] for t in tried]
     rows = np.concatenate([test for _, test in folds])
@@ -246,7 +248,7 @@ def out_of_fold(
 
 def _calibrated(
     i: int,
-    margins: Sequence[NDArray[np.float64]],
+    margins: Sequence[tuple[Vector, Vector]],
     y: Truth,
     t_ns: NDArray[np.int64],
     folds: Sequence[tuple[Rows, Rows]],
@@ -258,8 +260,7 @@ def _calibrated(
     early = [t_ns[folds[j][1]] <= until for j in range(i)]
     seen = np.concatenate([y[folds[j][1]][early[j]] for j in range(i)]) if i else np.empty(0, np.bool_)
     if not 0 < seen.sum() < len(seen):
-        rate = float(np.mean(y[train]))
-        centred = margins[i] - np.median(margins[i])
-        return np.asarray(1 / (1 + np.exp(-np.clip(centred + np.log(rate / (1 - rate)), -700, 700))))
-    calibration = sigmoid(np.concatenate([margins[j][early[j]] for j in range(i)]), seen)
-    return np.asarray(1 / (1 + np.exp(-np.clip(calibration.apply(margins[i]), -700, 700))))
+        calibration = sigmoid(margins[i][0], y[train])
+    else:
+        calibration = sigmoid(np.concatenate([margins[j][1][early[j]] for j in range(i)]), seen)
+    return np.asarray(1 / (1 + np.exp(-np.clip(calibration.apply(margins[i][1]), -700, 700))))
