@@ -25,6 +25,7 @@ KEPT: Final = 0.9
 """Share of its skill that a model must have lost when its forecasts are judged on labels an hour or more away."""
 _SOME: Final = 0.15  # skill under which nothing can be seen falling off
 _LEAST_SPIKES: Final = 20
+_FEW: Final = 10
 _SHUFFLES: Final = 12
 _ERRORS: Final = 4.0  # standard errors of the mean over the shuffles: one clean run in a thousand is beyond (t, 11)
 _LEARNED: Final = 0.05
@@ -87,7 +88,7 @@ def perfect(e: Evidence) -> Iterator[Finding]:
     if judged is None:
         return
     reached = skill(judged.p, judged.y)
-    if reached < PERFECT:
+    if reached < PERFECT or _within(e, judged) < PERFECT:
         return
     ties = []
     if e.quotes is not None:
@@ -102,6 +103,21 @@ def perfect(e: Evidence) -> Iterator[Finding]:
         )
     elif reached >= IMPOSSIBLE:
         yield Finding("NEAR_PERFECT", "leak", f"{said}: nobody forecasts a market so; find what gives the answer away")
+
+
+def _within(e: Evidence, judged: _Judged) -> float:
+    """Median skill within quarters of an hour of one product that have both kinds.
+
+    A calm hour and a stormy one are told apart by anybody; it takes a leak to be near-perfect inside both.
+    """
+    product = e.rows["product_id"][judged.rows].rank("dense").to_numpy().astype(np.int64)
+    place = product * (1 << 40) + e.t_ns[judged.rows] // (_BLOCK_S * NS)
+    found = []
+    for rows in (np.flatnonzero(place == code) for code in np.unique(place)):
+        y = judged.y[rows]
+        if _FEW <= int(y.sum()) <= len(y) - _FEW:
+            found.append(skill(judged.p[rows], y))
+    return float(np.median(found)) if found else 0.0
 
 
 def time_shift(e: Evidence) -> Iterator[Finding]:
