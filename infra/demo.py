@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from feature_repo.contract import FEATURE_NAMES
-from feature_repo.errors import InsufficientDataError, PromotionRefused, StoreError
+from feature_repo.errors import InsufficientDataError, SealedError, StoreError
 from infra.settings import ROOT, child_environment, settings
 
 if TYPE_CHECKING:
     from infra.up import Outcome as Live
     from ingestion.replay import Summary
+    from training.evaluation import Evaluation
     from training.train import TrainReport
 
 SEED = 7
@@ -50,6 +51,8 @@ class Outcome:
         Whether the tape was generated.
     refusal
         Why it went no further, where it did not.
+    sealed
+        Why the sealed block gave no figures, where it did not.
     forced
         The gate's objections that ``--force "demo"`` overrode.
     """
@@ -57,6 +60,8 @@ class Outcome:
     generated: bool
     replayed: Summary | None = None
     trained: TrainReport | None = None
+    evaluated: Evaluation | None = None
+    sealed: str = ""
     champion: str = ""
     forced: str = ""
     answers: list[dict[str, Any]] = field(default_factory=list)
@@ -110,7 +115,7 @@ def run(tapes: Sequence[Path] = (), *, keep: bool = False) -> Outcome:
 
     began = time.perf_counter()
     outcome = Outcome(generated=not tapes)
-    steps = Steps(9 if tapes else 10)
+    steps = Steps(10 if tapes else 11)
     os.environ["VOLSPIKE_CLOCK"] = "stream"
     settings.cache_clear()
     with ExitStack() as stack:
@@ -125,6 +130,7 @@ def run(tapes: Sequence[Path] = (), *, keep: bool = False) -> Outcome:
         url = ""
         try:
             outcome.trained = steps.do("train", lambda: _train(outcome), _said_train)
+            steps.do("evaluate", lambda: _evaluate(outcome), lambda text: text)
             steps.do("promote", lambda: _promote(outcome), lambda text: text)
         except InsufficientDataError as error:
             outcome.refusal = str(error)
@@ -205,16 +211,28 @@ def _said_train(report: TrainReport) -> str:
     return f"{len(report.models)} models on {rows:,} rows × {report.features} features, logged to MLflow"
 
 
+def _evaluate(outcome: Outcome) -> str:
+    """Open the sealed block for the model that validation chose; another run on this data finds it opened."""
+    from training.evaluate import evaluate
+
+    assert outcome.trained is not None  # noqa: S101 - the step before
+    try:
+        outcome.evaluated = evaluate(outcome.trained.best.run_id, final=True)
+    except SealedError as error:
+        outcome.sealed = str(error)
+        return "the sealed block was opened by an earlier run, and opens once"
+    rows, pr_auc = outcome.evaluated.pooled["rows"], outcome.evaluated.pooled["pr_auc"]
+    shown = "undefined" if pr_auc is None else f"{pr_auc:.3f}"
+    return f"sealed block of {rows:,.0f} rows opened for {outcome.evaluated.kind}, once: PR-AUC {shown}"
+
+
 def _promote(outcome: Outcome) -> str:
     from training.promotion import promote
 
     assert outcome.trained is not None  # noqa: S101 - the step before
     best = outcome.trained.best
-    try:
-        deployed = promote(best.run_id)
-    except PromotionRefused as refusal:
-        outcome.forced = str(refusal).split(". Version")[0]
-        deployed = promote(best.run_id, force="demo")
+    deployed = promote(best.run_id, force="demo")
+    outcome.forced = "; ".join(deployed.overridden)
     outcome.champion = f"{best.kind}, version {deployed.version}"
     return outcome.champion + (', by --force "demo"' if outcome.forced else "")
 
@@ -339,17 +357,21 @@ def show(outcome: Outcome) -> None:
     print()
     report = outcome.trained
     if report is not None:
-        rows = [
-            [
-                model.kind + (" ◄ champion" if outcome.champion.startswith(model.kind) else ""),
-                *(
-                    model.metrics["validation"][name]
-                    for name in ("pr_auc", "prevalence", "roc_auc", "f1", "precision", "recall")
-                ),
-            ]
-            for model in report.models
-        ]
-        table("models, on validation", ["model", "PR-AUC", "prevalence", "ROC-AUC", "F1", "precision", "recall"], rows)
+        names = ("pr_auc", "prevalence", "roc_auc", "f1", "precision", "recall")
+        rows = []
+        for model in report.models:
+            chosen = " ◄ champion" if outcome.champion.startswith(model.kind) else ""
+            for block in ("folds", "validation"):
+                if block in model.metrics:
+                    rows.append([model.kind + chosen, block, *(model.metrics[block][name] for name in names)])
+            if outcome.evaluated is not None and outcome.evaluated.run_id == model.run_id:
+                rows.append([model.kind + chosen, "sealed", *(outcome.evaluated.pooled[name] for name in names)])
+        header = ["model", "rows", "PR-AUC", "prevalence", "ROC-AUC", "F1", "precision", "recall"]
+        table("models: on purged folds of train, on validation that chose, on the sealed block", header, rows)
+        if outcome.sealed:
+            print(f"No figures of the sealed block: {outcome.sealed}.")
+        for warning in outcome.evaluated.warnings if outcome.evaluated is not None else ():
+            print(warning)
         blocks = ", ".join(
             f"{name} {b['rows']:,} rows, {b.get('episodes', 'sealed')} episodes" for name, b in report.blocks.items()
         )
@@ -383,6 +405,8 @@ def show(outcome: Outcome) -> None:
         print(f"  rejected messages   {_short(Path(outcome.replayed.dead_letters))}")
     if report is not None:
         print(f"  runs and registry   {settings().mlflow_uri.replace(str(ROOT) + '/', '')}")
+    if outcome.evaluated is not None:
+        print(f"  evaluation          {_short(Path(outcome.evaluated.report))}")
     if outcome.drift_page:
         print(f"  drift report        {_short(Path(outcome.drift_page))}")
     print("next, with .venv/bin on the PATH")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import uuid
@@ -140,7 +141,8 @@ def infer(model: str, data: Path, out: Path) -> Scored:
     except OSError as error:
         raise StoreError(f"can't write {out}: {error.strerror or error}; free space, or give another --out") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
     seconds = time.perf_counter() - began
     latency = _singly(artefact, np.concatenate(singles)[:SINGLES])
     return Scored(

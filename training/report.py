@@ -5,6 +5,7 @@ The words stand in ``report.html``, the looks in ``report.css``; here their plac
 
 from __future__ import annotations
 
+import contextlib
 import html
 import os
 import uuid
@@ -41,7 +42,8 @@ def write(path: Path, e: Evaluation, manifest: Manifest) -> None:
         temporary.write_text(page(e, manifest), encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
         raise StoreError(f"can't write {path}: {error.strerror}; free space, or give another --out") from error
 
 

@@ -124,19 +124,24 @@ def shifted(e: Evaluation) -> str:
     marks = [
         (_signed_root(s), w)
         for s, w in (
-            (-3600, "−1 h"),
-            (-600, "−10 min"),
+            (-3600, "−60"),
+            (-600, "−10"),
             (-60, "−1"),
             (0, "0"),
             (60, "1"),
-            (600, "10 min"),
-            (3600, "1 h"),
+            (600, "10"),
+            (3600, "60"),
         )
     ]
     ends = _signed_root(3600)
     top = max(v for _, v in place) * 1.15
     plot = Plot(
-        "Skill of old forecasts", (-ends, ends), (0, top), ("age of the forecast", "PR-AUC"), x_ticks=marks, height=240
+        "Skill of old forecasts",
+        (-ends, ends),
+        (0, top),
+        ("age of the forecast, minutes", "PR-AUC"),
+        x_ticks=marks,
+        height=240,
     )
     plot.rule("none", y=e.pooled["prevalence"] or 0.0, word="prevalence")
     return str(plot.line(place, "model").dots(place, "model", 2.6))

@@ -1,7 +1,11 @@
-"""The registry on a real MLflow database: who is champion, why, and how to go back."""
+"""Registry and promotions on a real MLflow database: who is champion, why, and how to go back.
+
+What the gate is told is made up here; how it is gathered is in ``test_evaluate.py``.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sqlite3
@@ -17,12 +21,31 @@ from feature_repo import contract
 from feature_repo.errors import ArtefactError, ContractError, InputError, PromotionRefused, StoreError
 from infra.settings import settings
 from training import artefact as art
-from training import registry
+from training import promotion, registry
+from training.gate import Comparison, Contest, Objection
+from training.options import TrainOptions
 from training.tracking import MODEL_DIR, experiment_id, log_run, tracking
 
 CORE = list(contract.SERVICES["spike_core_v1"])
-GOOD = {"pr_auc": 0.3, "prevalence": 0.1, "episodes": 25.0, "blocks": 30.0}
-THIN = GOOD | {"episodes": 3.0}
+FIGURES = {"pr_auc": 0.3, "prevalence": 0.1, "ece_equal_mass": 0.01, "brier_skill": 0.1}
+WORSE = FIGURES | {"pr_auc": 0.2}
+BETTER = Contest(
+    "baseline har", 1.0, 0.1, 0, 9, 1000, 100, 30, 40, {}, 1, FIGURES, WORSE, WORSE, "har",
+    Comparison(0.1, 0.05, 0.15, 0.02, 0.025, 40, 30),
+)  # fmt: skip
+
+
+def told(contest=BETTER, **changes):
+    """A judge that says what it is told, numbered as the real one numbers."""
+
+    def judge(run_id, champion, past):
+        c = dataclasses.replace(contest, **changes)
+        if c.comparison is None:
+            return c
+        number = promotion.number_of(run_id, c.opponent, c.start_ns, c.end_ns, c.rows, past)
+        return dataclasses.replace(c, attempt=number)
+
+    return judge
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +68,12 @@ def mlflow_home(data_dir, empty_database):
     return home
 
 
-def add(test=GOOD, baseline=0.2, seed=0):
-    """Log and register one model as train does; returns run id and version."""
-    linear = art.Linear([0.0] * 5, [0.0] * 5, [1.0] * 5, [float(seed)] * 5, [0.0] * 5, 0.0)
-    manifest = art.Manifest(
+def weights(seed):
+    return msgspec.json.encode(art.Linear([0.0] * 5, [0.0] * 5, [1.0] * 5, [float(seed)] * 5, [0.0] * 5, 0.0))
+
+
+def manifest(seed):
+    return art.Manifest(
         name="volspike",
         kind="lr",
         service=art.Service("spike_core_v1", contract.service_hash("spike_core_v1")),
@@ -60,15 +85,20 @@ def add(test=GOOD, baseline=0.2, seed=0):
         imputation=art.Imputation("median"),
         training=art.Training({}, ["BTC-USD"], [], 900.0, 960),
         data={},
-        metrics={"test": test, "baseline": {"pr_auc": baseline}},
+        metrics={"validation": FIGURES},
         seeds={"model": seed},
         versions={},
+        options=msgspec.to_builtins(TrainOptions()),
     )
+
+
+def add(seed=0):
+    """Log and register one model as train does; returns run id and version."""
     with tracking() as client:
         run_id = client.create_run(experiment_id(client, "tests"), run_name="lr").info.run_id
         folder = settings().models / run_id
-        art.save(folder, manifest, msgspec.json.encode(linear))
-        log_run(client, run_id, params={"kind": "lr"}, metrics=manifest.metrics, folders={MODEL_DIR: folder})
+        art.save(folder, manifest(seed), weights(seed))
+        log_run(client, run_id, params={"kind": "lr"}, metrics={"validation": FIGURES}, folders={MODEL_DIR: folder})
         return run_id, registry.register(client, run_id)
 
 
@@ -78,7 +108,7 @@ def pointer():
 
 def test_a_good_model_becomes_champion_and_the_view_names_its_artefact(mlflow_home):
     run_id, version = add()
-    entry = registry.promote(run_id)
+    entry = promotion.promote(run_id, judge=told())
     assert (entry.version, entry.previous, entry.force, entry.overridden) == (version, None, None, [])
     assert registry.resolve() == registry.resolve_fast() == (settings().models / run_id, version, run_id)
     assert art.load(registry.resolve_fast().path).digest == pointer()["sha256"] == entry.digest
@@ -90,7 +120,7 @@ def test_files_of_a_run_lie_beside_the_database_where_the_ui_looks(mlflow_home):
     assert art.load(there).digest == art.load(settings().models / run_id).digest
     with tracking() as client:
         run = client.get_run(run_id)
-    assert run.data.metrics["test_pr_auc"] == 0.3
+    assert run.data.metrics["validation_pr_auc"] == 0.3
     assert run.info.status == "FINISHED"
 
 
@@ -98,59 +128,129 @@ def test_an_artefact_that_is_not_here_is_fetched_from_the_run(mlflow_home):
     run_id, version = add()
     digest = art.load(settings().models / run_id).digest
     shutil.rmtree(settings().models / run_id)
-    registry.promote(version)
+    promotion.promote(version, judge=told())
     assert art.load(registry.resolve().path).digest == digest
 
 
 def test_thin_evidence_is_refused_unless_forced_and_both_are_on_record(mlflow_home):
-    run_id, _ = add(THIN)
-    with pytest.raises(PromotionRefused, match=r"^INSUFFICIENT_EVIDENCE: .*3 spike episodes"):
-        registry.promote(run_id)
+    run_id, _ = add()
+    thin = told(comparison=None, episodes=0, blocks=3)
+    with pytest.raises(PromotionRefused, match=r"^INSUFFICIENT_EVIDENCE: 3 blocks"):
+        promotion.promote(run_id, judge=thin)
     assert not (settings().models / "champion.json").exists()
     with pytest.raises(InputError, match="reason"):
-        registry.promote(run_id, force=" ")
-    registry.promote(run_id, force="demo")
-    [entry] = registry.history()
-    assert (entry.force, entry.overridden) == ("demo", ["INSUFFICIENT_EVIDENCE"])
-    assert entry.evidence["test"] == THIN
+        promotion.promote(run_id, force=" ", judge=thin)
+    promotion.promote(run_id, force="demo", judge=thin)
+    [entry] = promotion.history()
+    assert (entry.force, [text.split(":")[0] for text in entry.overridden]) == ("demo", ["INSUFFICIENT_EVIDENCE"])
+    assert entry.evidence["blocks"] == 3
+    assert promotion.attempts() == []  # nothing was compared, so no confidence was spent
+
+
+def test_a_yes_records_no_force_and_the_evidence(mlflow_home):
+    promotion.promote(add()[0], force="to be sure", judge=told())
+    [entry] = promotion.history()
+    assert (entry.force, entry.overridden) == (None, [])
+    assert entry.evidence["comparison"]["lower_bound"] == 0.02
+    assert entry.evidence["against"]["pr_auc"] == 0.2
+
+
+def test_every_comparison_is_counted_once_whatever_came_of_it(mlflow_home):
+    runs = [add(seed=i)[0] for i in range(3)]
+    worse = told(comparison=Comparison(-0.1, -0.2, 0.0, -0.3, 0.025, 40, 30))
+    for run_id in (runs[0], runs[1], runs[0]):
+        with pytest.raises(PromotionRefused, match=r"^NOT_BETTER"):
+            promotion.promote(run_id, judge=worse)
+    promotion.promote(runs[2], judge=told())
+    found = promotion.attempts()
+    assert [(a.number, a.run_id, a.codes) for a in found] == [
+        (1, runs[0], ["NOT_BETTER"]),
+        (2, runs[1], ["NOT_BETTER"]),
+        (3, runs[2], []),
+    ]
+    newer_rows = promotion.number_of(runs[0], "baseline har", 0, 10, 1000, found)
+    assert (newer_rows, promotion.number_of(runs[0], "baseline har", 0, 9, 1000, found)) == (4, 1)
+
+
+def test_the_judge_is_told_who_is_champion(mlflow_home):
+    heard = []
+
+    def judge(run_id, champion, past):
+        heard.append(champion)
+        return BETTER
+
+    (first, version), (second, _) = add(), add(seed=1)
+    promotion.promote(first, judge=judge)
+    promotion.promote(second, judge=judge)
+    promotion.promote(second, judge=judge)  # it is champion itself: the one to beat is the baseline
+    assert heard == [None, promotion.Incumbent(version, first), None]
+
+
+def test_objections_and_texts_of_any_length_fit_into_a_tag(mlflow_home):
+    found = tuple(Objection("NO_EVIDENCE", "x" * 5000) for _ in range(3))
+    leaks = tuple("y" * 5000 for _ in range(20))
+    judge = told(comparison=None, refused=found, audit=leaks)
+    promotion.promote(add()[0], force="z" * 100, judge=judge)
+    [entry] = promotion.history()
+    assert [text[:11] for text in entry.overridden] == ["AUDIT_FAILE", *["NO_EVIDENCE"] * 3]
+
+
+def test_a_champion_of_another_contract_or_damaged_is_an_objection_with_a_code(mlflow_home, monkeypatch):
+    first, _ = add()
+    promotion.promote(first, judge=told())
+    second, _ = add(seed=1)
+    incumbent = promotion.Incumbent("1", first)
+    path = settings().models / first / "model.json"
+    path.write_bytes(path.read_bytes().replace(b"0.0", b"9.0", 1))
+    assert codes(promotion.examine(second, incumbent, [])) == ["CHAMPION_DAMAGED"]
+    shutil.rmtree(settings().models / first)
+    old = msgspec.structs.replace(manifest(0), service=art.Service("spike_core_v1", "0" * 16))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(art, "service_hash", lambda name: "0" * 16)
+        art.save(settings().models / first, old, weights(0))
+    assert codes(promotion.examine(second, incumbent, [])) == ["HASH_DIFFERS"]
+
+
+def codes(contest):
+    return [o.code for o in contest.refused]
 
 
 def test_rollback_walks_back_through_the_champions(mlflow_home):
     versions = [add(seed=i)[1] for i in range(3)]
     for version in versions:
-        registry.promote(version)
-    registry.promote(versions[-1])  # again: no new step to go back
-    assert registry.rollback().version == versions[1]
-    assert registry.rollback().version == versions[0]
+        promotion.promote(version, judge=told())
+    promotion.promote(versions[-1], judge=told())  # again: no new step to go back
+    assert promotion.rollback().version == versions[1]
+    assert promotion.rollback().version == versions[0]
     assert pointer()["version"] == registry.resolve().version == versions[0]
     with pytest.raises(InputError, match="needs 2"):
-        registry.rollback()
-    registry.promote(versions[2])
-    assert registry.rollback().version == versions[0]
-    assert [e.number for e in registry.history()] == list(range(1, 9))
+        promotion.rollback()
+    promotion.promote(versions[2], judge=told())
+    assert promotion.rollback().version == versions[0]
+    assert [e.number for e in promotion.history()] == list(range(1, 9))
 
 
 def test_what_does_not_exist_or_is_not_unique_is_named(mlflow_home):
     with pytest.raises(InputError, match="none"):
-        registry.promote("deadbeef")
+        promotion.promote("deadbeef", judge=told())
     with pytest.raises(InputError, match="no version"):
         registry.resolve()
     with pytest.raises(InputError, match="no champion"):
         registry.resolve_fast()
     run_id, version = add()
     with pytest.raises(InputError, match="fits 0"):
-        registry.promote("99")
-    assert registry.promote(run_id[:8]).version == version
+        promotion.promote("99", judge=told())
+    assert promotion.promote(run_id[:8], judge=told()).version == version
 
 
 def test_a_damaged_artefact_cannot_be_forced(mlflow_home):
     first, _ = add()
-    registry.promote(first)
+    promotion.promote(first, judge=told())
     run_id, _ = add(seed=1)
     path = settings().models / run_id / "model.json"
     path.write_bytes(path.read_bytes().replace(b"1.0", b"2.0", 1))
     with pytest.raises(ArtefactError, match=r"model\.json"):
-        registry.promote(run_id, force="now")
+        promotion.promote(run_id, force="now", judge=told())
     assert pointer()["run_id"] == first
 
 
@@ -158,7 +258,7 @@ def test_a_model_of_another_contract_cannot_be_forced(mlflow_home, monkeypatch):
     run_id, _ = add()
     monkeypatch.setattr(art, "service_hash", lambda name: "0" * 16)
     with pytest.raises(ContractError, match="hash of service spike_core_v1"):
-        registry.promote(run_id, force="now")
+        promotion.promote(run_id, force="now", judge=told())
 
 
 def test_a_locked_database_is_an_error_within_seconds(mlflow_home):
@@ -167,10 +267,10 @@ def test_a_locked_database_is_an_error_within_seconds(mlflow_home):
         other.execute("BEGIN EXCLUSIVE")
         began = time.monotonic()
         with pytest.raises(StoreError, match="locked"):
-            registry.promote(run_id)
+            promotion.promote(run_id, judge=told())
         assert time.monotonic() - began < 5
         other.execute("ROLLBACK")
-    registry.promote(run_id)
+    promotion.promote(run_id, judge=told())
 
 
 def test_a_damaged_view_is_named(mlflow_home):
