@@ -100,27 +100,28 @@ def tune(
 
         def done(candidate: Candidate, resumed: bool) -> None:
             log.candidate(candidate, resumed)
-            progress(f"{len(log.runs)} of {total} candidates")
+            progress(f"{len(log.runs) - 1} of {total} candidates")
 
+        problem = problem_of(material, journal)
         try:
-            jobs = options.jobs or os.cpu_count() or 1
             progress(f"{total} candidates on {len(material.folds)} folds")
-            search(problem_of(material, journal), material.folds, grid, jobs=jobs, done=done)
+            search(problem, material.folds, grid, jobs=options.jobs or os.cpu_count() or 1, done=done)
+            best = {kind: max(wanted, key=lambda c: c.result[1]).hyper for kind, wanted in grid.items()}
+            trained = train(
+                replace(options, models=("zscore", *kinds), hyper=best),
+                override=override,
+                parent=log.parent,
+                progress=progress,
+            )
         except BaseException:
             client.set_terminated(log.parent, "KILLED")
             raise
-    ranked = [c for wanted in grid.values() for c in sorted(wanted, key=lambda c: -c.result[1])]
-    best = {kind: max(wanted, key=lambda c: c.result[1]).hyper for kind, wanted in grid.items()}
-    trained = train(
-        replace(options, models=("zscore", *kinds), hyper=best),
-        override=override,
-        parent=log.parent,
-        progress=progress,
-    )
-    with tracking() as client:
+        finally:
+            problem.table.unlink(missing_ok=True)
         params = {f"best_{kind}_{name}": v for kind, hyper in best.items() for name, v in hyper.items()}
         scores = {kind: {"score": max(c.result[1] for c in wanted)} for kind, wanted in grid.items()}
         log_run(client, log.parent, params={**params, **_said(options, material)}, metrics=scores, folders={})
+    ranked = [c for wanted in grid.values() for c in sorted(wanted, key=lambda c: -c.result[1])]
     shutil.rmtree(journal, ignore_errors=True)
     return TuneReport(
         log.parent,
