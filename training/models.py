@@ -234,23 +234,21 @@ def grow(params: Mapping[str, Any], table: Any, *, rounds: int, evals: Sequence[
     """
     import xgboost
 
-    try:
-        return xgboost.train(
-            {name: value for name, value in params.items() if name != "soft"},
-            table,
-            num_boost_round=rounds,
-            evals=list(evals),
-            early_stopping_rounds=PATIENCE if evals else None,
-            verbose_eval=False,
-            **{"maximize": True, **more} if evals else {},
-        )
-    except xgboost.core.XGBoostError as error:
-        if params.get("device", "cpu") == "cpu":
-            raise
+    device = str(params.get("device", "cpu"))
+    if device != "cpu" and not xgboost.build_info().get("USE_CUDA"):  # it would warn and go on without
         raise UsageError(
-            f"--device is {params['device']!r}, this XGBoost can't use it ({str(error).splitlines()[0][:160]}); must "
-            "be cpu, or cuda with the package xgboost (not xgboost-cpu) and a GPU"
-        ) from error
+            f"--device is {device!r}, this XGBoost is built without CUDA; must be cpu, or install the package xgboost in "
+            "place of xgboost-cpu"
+        )
+    return xgboost.train(
+        {name: value for name, value in params.items() if name != "soft"},
+        table,
+        num_boost_round=rounds,
+        evals=list(evals),
+        early_stopping_rounds=PATIENCE if evals else None,
+        verbose_eval=False,
+        **{"maximize": True, **more} if evals else {},
+    )
 
 
 def threads(rows: int, jobs: int) -> dict[str, int]:
