@@ -156,7 +156,7 @@ def consumer(group: str, servers: str | None = None, *, instance: str | None = N
             "session.timeout.ms": 6000,
             "heartbeat.interval.ms": 500,
             "partition.assignment.strategy": "cooperative-sticky",
-            "queued.max.messages.kbytes": 16_384,  # a partition: bounds the memory of a member that falls behind
+            "queued.max.messages.kbytes": 8_192,  # a partition: bounds the memory of a member that falls behind
             **static,
             **_dotted(overrides),
         }

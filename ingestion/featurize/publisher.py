@@ -16,7 +16,7 @@ from ingestion.wire import Wire, feature_messages, quote_messages
 
 Held = dict[tuple[str, str], int]
 """(session, product) -> last message that a table holds."""
-PRODUCER: Final = {"compression_type": "lz4", "queue_buffering_max_kbytes": 16_384, "linger_ms": 50}
+PRODUCER: Final = {"compression_type": "lz4", "queue_buffering_max_kbytes": 8_192, "linger_ms": 50}
 """Settings of its producer: rows of floats gain little from a slower compressor, a queue of the default gigabyte would
 be the featurizer's whole memory many times over, and whoever can't wait 50 ms for a row reads Redis."""
 FLUSH_S: Final = 60.0
