@@ -127,7 +127,7 @@ def _ranked(p: Probability, y: Truth) -> tuple[Probability, NDArray[np.int64], N
     order = np.argsort(-p, kind="stable")
     ranked = p[order]
     last = np.flatnonzero(np.r_[ranked[1:] != ranked[:-1], True])
-    return ranked[last], last + 1, np.cumsum(y[order])[last]
+    return ranked[last], last.astype(np.int64) + 1, np.cumsum(y[order], dtype=np.int64)[last]
 
 
 def _thin(x: NDArray[np.float64], y: NDArray[np.float64]) -> Points:

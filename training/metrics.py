@@ -183,8 +183,8 @@ def figures(
     return out
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]  # numba carries no types
-def _rank(p, y, last, codes, weights, multipliers, out):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)
+def _rank(p, y, last, codes, weights, multipliers, out):  # type: ignore[no-untyped-def]  # numba carries no types
     """Fill pr_auc, roc_auc, precision_at_recall50 and ece_equal_mass of each weighting in one walk down the ranking."""
     n = len(p)
     for r in range(len(multipliers)):
@@ -234,8 +234,8 @@ def _rank(p, y, last, codes, weights, multipliers, out):  # type: ignore[no-unty
             out[r, 2] = at_recall
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _slopes(logit, y, codes, weights, multipliers, out):  # type: ignore[no-untyped-def]
+@njit(cache=True, nogil=True)
+def _slopes(logit, y, codes, weights, multipliers, out):  # type: ignore[no-untyped-def]  # numba carries no types
     """Fit y ~ sigmoid(a·logit + b) by Newton's method with halved steps, each weighting from where the last ended."""
     n = len(logit)
     start_a, start_b = 1.0, 0.0

@@ -228,7 +228,7 @@ def examine(run_id: str, champion: Incumbent | None, past: list[Attempt]) -> Con
             incumbent,
             name=opponent,
             alpha=settings().gate_alpha,
-            number=lambda *question: number_of(run_id, *question, past),
+            number=lambda who, start_ns, end_ns, rows: number_of(run_id, who, start_ns, end_ns, rows, past),
             open_sealed=lambda: _open(challenger),
             audited=lambda quick: _leaks(challenger, quick),
         )

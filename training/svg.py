@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 Points = Sequence[tuple[float, float]]
@@ -62,11 +62,7 @@ class Plot:
         log_x: bool = False,
     ) -> None:
         self._title, self._width, self._height = title, width, height
-        scale: Callable[[float], float] = math.log if log_x else lambda v: v
-        low, high = scale(x[0]), scale(x[1])
-        span_x, span_y = (high - low) or 1.0, (y[1] - y[0]) or 1.0
-        self._x = lambda v: LEFT + (scale(v) - low) / span_x * (width - LEFT - RIGHT)
-        self._y = lambda v: height - BOTTOM - (v - y[0]) / span_y * (height - TOP - BOTTOM)
+        self._log = log_x
         self._range = (x, y)
         self._parts: list[str] = []
         self._axes(x_ticks or [(v, short(v)) for v in ticks(*x)], labels)
@@ -120,6 +116,17 @@ class Plot:
         name = html.escape(self._title)
         head = f'<svg viewBox="0 0 {self._width} {self._height}" role="img" aria-label="{name}"><title>{name}</title>'
         return f"{head}{''.join(self._parts)}</svg>"
+
+    def _x(self, value: float) -> float:
+        low, high = (self._scaled(v) for v in self._range[0])
+        return LEFT + (self._scaled(value) - low) / ((high - low) or 1.0) * (self._width - LEFT - RIGHT)
+
+    def _y(self, value: float) -> float:
+        low, high = self._range[1]
+        return self._height - BOTTOM - (value - low) / ((high - low) or 1.0) * (self._height - TOP - BOTTOM)
+
+    def _scaled(self, x: float) -> float:
+        return math.log(x) if self._log else x
 
     def _stroke(self, kind: str, x0: float, y0: float, x1: float, y1: float) -> str:
         ends = f'x1="{self._x(x0):.1f}" y1="{self._y(y0):.1f}" x2="{self._x(x1):.1f}" y2="{self._y(y1):.1f}"'
