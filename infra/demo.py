@@ -372,8 +372,12 @@ def show(outcome: Outcome) -> None:
             print(f"No figures of the sealed block: {outcome.sealed}.")
         for warning in outcome.evaluated.warnings if outcome.evaluated is not None else ():
             print(warning)
+        counts = {name: block.get("episodes") for name, block in report.blocks.items()}
+        if outcome.evaluated is not None:
+            counts["test"] = int(outcome.evaluated.pooled["episodes"] or 0)
         blocks = ", ".join(
-            f"{name} {b['rows']:,} rows, {b.get('episodes', 'sealed')} episodes" for name, b in report.blocks.items()
+            f"{name} {b['rows']:,} rows" + ("" if counts[name] is None else f" with {counts[name]} spike episodes")
+            for name, b in report.blocks.items()
         )
         print(f"{blocks}; {report.lost:,} rows purged between them")
     if outcome.forced:
