@@ -26,8 +26,9 @@ from ingestion.kernel.label import TIE_SLACK
 
 NS: Final = 1_000_000_000
 MIN_HISTORY_S: Final = 1800.0
-"""Least span of ended horizons behind a row, seconds, or half the window where that is shorter. Neighbouring horizons
-share all but a second, so half an hour is some thirty separate ones: fewer put a 95th percentile nowhere."""
+"""Least time that ended horizons cover behind a row, seconds, or half the window where that is shorter. Neighbouring
+horizons share all but a second, so half an hour is some thirty separate ones: fewer put a 95th percentile nowhere.
+However long the pause between two horizons was, it counts as one."""
 NEAR: Final = 1e-9
 """Sigmas closer than this, relatively, are one value, as in :func:`ingestion.kernel.label.percentile_tau`."""
 
@@ -74,7 +75,7 @@ class RollingRule:
 
     @property
     def history_ns(self) -> int:
-        """Least span from the first to the last ended horizon, ns."""
+        """Least time that the ended horizons must cover, ns."""
         return min(round(MIN_HISTORY_S * NS), self.window_ns // 2)
 
     @property
@@ -129,6 +130,7 @@ def rolling_tau(
         rank,
         values[by_size],
         rule.window_ns,
+        rule.horizon_s * NS,
         rule.history_ns,
         rule.percentile / 100,
         rule.allowed,
@@ -183,6 +185,7 @@ def _sweep(
     rank: NDArray[np.int64],
     values: NDArray[np.float64],
     window: int,
+    horizon: int,
     history: int,
     q: float,
     allowed: float,
@@ -195,15 +198,18 @@ def _sweep(
     tau = np.full(t.shape[0], np.nan)
     reason = np.full(t.shape[0], YOUNG, np.int8)
     first, last = 0, 0  # ends[first:last] are in the window
+    covered = 0  # by ends[first:last], ns, a pause counting as one horizon
     for i in range(t.shape[0]):
         while last < m and ends[last] <= t[i]:
             _add(tree, rank[last], 1)
+            covered += min(ends[last] - ends[last - 1], horizon) if last > first else 0
             last += 1
         while first < last and ends[first] <= t[i] - window:
             _add(tree, rank[first], -1)
             first += 1
+            covered -= min(ends[first] - ends[first - 1], horizon) if first < last else 0
         count = last - first
-        if count == 0 or ends[last - 1] - ends[first] < history:
+        if count == 0 or covered < history:
             continue
         position = (count - 1) * q
         below = int(position)
@@ -240,7 +246,7 @@ def explain(reason: str, rule: RollingRule) -> str:
     """Say in words why there is no tau, and what to do."""
     window = f"in the trailing {rule.hours:g} h"
     said = {
-        "history": f"horizons that ended {window} must span {rule.history_ns / NS:g} s; give a longer tape",
+        "history": f"horizons that ended {window} must cover {rule.history_ns / NS:g} s; give a longer tape",
         "zero": f"tau is 0, must be > 0: most horizons {window} did not move",
         "tied": f"tau is tied: more horizons {window} equal it than percentile {rule.percentile:g} allows",
     }[reason]

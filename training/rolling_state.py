@@ -43,6 +43,7 @@ class RollingTau:
     _waiting: deque[tuple[int, float]] = field(default_factory=deque)
     _window: deque[tuple[int, float]] = field(default_factory=deque)
     _sorted: list[float] = field(default_factory=list)
+    _covered_ns: int = 0
     _now_ns: int | None = None
 
     def push(self, t_ns: int, sigma: float) -> None:
@@ -82,13 +83,15 @@ class RollingTau:
         self._now_ns = t_ns
         while self._waiting and self._waiting[0][0] <= t_ns:
             end, sigma = self._waiting.popleft()
+            self._covered_ns += self._step(self._window[-1][0], end) if self._window else 0
             self._window.append((end, sigma))
             insort(self._sorted, sigma)
         while self._window and self._window[0][0] <= t_ns - self.rule.window_ns:
-            _, sigma = self._window.popleft()
+            end, sigma = self._window.popleft()
+            self._covered_ns -= self._step(end, self._window[0][0]) if self._window else 0
             del self._sorted[bisect_left(self._sorted, sigma)]
         count = len(self._sorted)
-        if not count or self._window[-1][0] - self._window[0][0] < self.rule.history_ns:
+        if not count or self._covered_ns < self.rule.history_ns:
             return None, YOUNG
         position = (count - 1) * (self.rule.percentile / 100)
         below = int(position)
@@ -98,6 +101,9 @@ class RollingTau:
             return None, ZERO
         reach = count - bisect_left(self._sorted, tau * (1 - NEAR))
         return (None, TIED) if reach / count > self.rule.allowed + 1 / count else (tau, KNOWN)
+
+    def _step(self, end_ns: int, next_ns: int) -> int:
+        return min(next_ns - end_ns, self.rule.horizon_s * NS)
 
     def state(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Beginnings (ns UTC) and sigmas of the horizons that it holds, in the order of time."""
