@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -22,8 +23,6 @@ from training.artefact import MANIFEST, Artefact, load
 
 BATCH_ROWS: Final = 65_536
 """Rows scored at once: enough that XGBoost's threads pay off, few enough that two batches of 146 columns stay small."""
-TILE_ROWS: Final = 2_048
-"""Rows turned from columns to a matrix at once, so that what is written stays in the cache."""
 SINGLES: Final = 1_000
 """Rows that are scored again one by one, spread over the data, to time one forecast as the service makes it."""
 KEPT: Final = ("product_id", "session", "n", "k", "row_time", "event_time_ns")
@@ -190,7 +189,7 @@ def _batches(files: list[Path], features: list[str], kept: list[str]) -> Iterato
     columns = list(dict.fromkeys([*features, *kept]))
     for file in files:
         try:
-            for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns):
+            for batch in pq.ParquetFile(file, memory_map=True).iter_batches(BATCH_ROWS, columns=columns):
                 yield pa.Table.from_batches([batch.select(kept)]), _matrix(batch, features)
         except (OSError, pa.ArrowException) as error:
             first = str(error).splitlines()[0][:200]
@@ -199,19 +198,9 @@ def _batches(files: list[Path], features: list[str], kept: list[str]) -> Iterato
 
 def _matrix(batch: pa.RecordBatch, features: list[str]) -> NDArray[np.float64]:
     """float64[n, f], NaN for null."""
-    columns = [_vector(batch.column(name)) for name in features]
-    x = np.empty((batch.num_rows, len(features)))
-    for start in range(0, batch.num_rows, TILE_ROWS):
-        tile = x[start : start + TILE_ROWS]
-        for i, column in enumerate(columns):
-            tile[:, i] = column[start : start + TILE_ROWS]
-    return x
-
-
-def _vector(column: pa.Array) -> NDArray[np.float64]:
-    if not pa.types.is_float64(column.type):
-        column = column.cast(pa.float64())
-    return np.asarray(column.to_numpy(zero_copy_only=False))
+    columns = pl.from_arrow(batch.select(features))
+    assert isinstance(columns, pl.DataFrame)  # noqa: S101  # of a batch, never of an array
+    return np.ascontiguousarray(columns.cast(pl.Float64).fill_null(float("nan")).to_numpy(order="c"))
 
 
 def _ahead(batches: Iterator[tuple[pa.Table, NDArray[np.float64]]]) -> Iterator[tuple[pa.Table, NDArray[np.float64]]]:
