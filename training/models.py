@@ -237,7 +237,7 @@ def grow(params: Mapping[str, Any], table: Any, *, rounds: int, evals: Sequence[
     device = str(params.get("device", "cpu"))
     if device != "cpu" and not xgboost.build_info().get("USE_CUDA"):  # it would warn and go on without
         raise UsageError(
-            f"--device is {device!r}, this XGBoost is built without CUDA; must be cpu, or install the package xgboost in "
+            f"--device is {device!r}, this XGBoost is built without CUDA; must be cpu, or install xgboost in "
             "place of xgboost-cpu"
         )
     return xgboost.train(
