@@ -125,7 +125,7 @@ def measure(
     """Measure a run on one block; parameters and errors as :func:`evaluate`, which see to the seal first."""
     manifest = run.manifest
     delay_ms = settings().live_delay_ms if delay_ms is None else delay_ms
-    every = spikes_of(run).frame
+    every = spikes_of(run).frame.filter(pl.col("product_id").is_in(list(manifest.label.tau)))
     known = every.filter(pl.col("block").is_in(["train", "validation"]))
     frame = every.filter(pl.col("block") == block)
     if frame.is_empty():

@@ -1,7 +1,7 @@
 """Rows a second of ``volspike infer``: reading, scoring and writing a million rows, on all cores.
 
-The model is one of XGBoost with the default service's features and 100 trees of depth 4; those of the demonstration stop
-at 20 to 50 and are faster. Generating the rows is not measured. Not "one thread": batch scoring uses them all.
+The model is one of XGBoost with the default service's features and 100 trees of depth 4; those of the demonstration
+stop at 20 to 50 and are faster. Generating the rows is not measured. Not "one thread": batch scoring uses them all.
 """
 
 from __future__ import annotations
