@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from training.label_view import LabelView
 from training.labels import REASONS
+from training.summary import utc
 
 MAX_PRODUCTS: Final = 20
 """Products drawn; a picture of more is too tall to look at. All are in the JSON."""
@@ -44,23 +45,38 @@ def draw(view: LabelView, path: Path) -> None:
 
 def _sigma(axes: Any, said: dict[str, Any], labels: pl.DataFrame, marked: pl.DataFrame) -> None:
     """Greatest sigma_fwd of each minute, so that a day is drawn as fast as an hour and no peak is lost."""
-    minute = pl.col("event_time_ns") // _MINUTE_NS
-    peaks = labels.drop_nulls("sigma_fwd").group_by(m=minute).agg(pl.col("sigma_fwd").max()).sort("m")
-    # a minute without a label breaks the line
-    whole = peaks.upsample("m", every="1i") if peaks.height > 1 else peaks
-    axes.plot(_times(whole["m"]), whole["sigma_fwd"].to_numpy(), linewidth=0.8, color="tab:blue", label="sigma_fwd")
-    tau = marked.group_by(m=minute).agg(pl.col("tau").last(), pl.col("spike").any()).sort("m")
-    if tau.height:
-        axes.plot(_times(tau["m"]), tau["tau"].to_numpy(), linewidth=1, color="tab:orange", label="tau")
-        hit = tau.filter(pl.col("spike"))
-        axes.plot(
-            _times(hit["m"]), hit["tau"].to_numpy(), "|", color="tab:red", markersize=7, label="minute with a spike"
-        )
+    minute = (pl.col("event_time_ns") // _MINUTE_NS).alias("minute")
+    peaks = labels.drop_nulls("sigma_fwd").group_by(minute).agg(pl.col("sigma_fwd").max())
+    tau = marked.group_by(minute).agg(pl.col("tau").last(), pl.col("spike").any())
+    drawn = peaks.join(tau, on="minute", how="left").sort("minute")
     axes.set_title(f"{said['product']}: volatility of the next horizon", fontsize=9)
+    if drawn.is_empty():
+        axes.set_title(f"{said['product']}: no label", fontsize=9)
+        return
+    at, breaks = _places(drawn["minute"].to_numpy())
+    sigma, line = (np.insert(drawn[c].fill_null(np.nan).to_numpy(), breaks, np.nan) for c in ("sigma_fwd", "tau"))
+    hit = np.insert(drawn["spike"].fill_null(value=False).to_numpy(), breaks, values=False)
+    axes.plot(at, sigma, linewidth=0.8, color="tab:blue", label="sigma_fwd")
+    axes.plot(at, line, linewidth=1, color="tab:orange", label="tau")
+    axes.plot(at[hit], line[hit], "|", color="tab:red", markersize=7, label="minute with a spike")
+    minutes = np.insert(drawn["minute"].to_numpy(), breaks, 0)
+    there = np.flatnonzero(minutes)
+    ticks = np.unique(there[np.searchsorted(at[there], np.linspace(at[0], at[-1], 7))]).tolist()
+    axes.set_xticks([at[k] for k in ticks], [utc(int(minutes[k]) * _MINUTE_NS)[5:16] for k in ticks], rotation=20)
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
     axes.legend(fontsize=7, loc="upper left", ncols=3, frameon=False)
-    axes.tick_params(axis="x", labelsize=7, rotation=20)
-    axes.tick_params(axis="y", labelsize=7)
+    axes.tick_params(labelsize=7)
+
+
+def _places(minutes: NDArray[np.int64]) -> tuple[NDArray[np.float64], list[int]]:
+    """Where minutes stand on the axis, and before which of them a pause is: it takes ten minutes' room at most.
+
+    The places have one more for each pause, in its middle, for a value that breaks the line.
+    """
+    steps = np.diff(minutes, prepend=minutes[:1] - 1)
+    at = np.cumsum(np.minimum(steps, 10)).astype(np.float64)
+    breaks = np.flatnonzero(steps > 1).tolist()
+    return np.insert(at, breaks, [at[k] - 0.5 for k in breaks]), breaks
 
 
 def _hours(axes: Any, said: dict[str, Any]) -> None:
@@ -82,7 +98,3 @@ def _nulls(axes: Any, said: dict[str, Any]) -> None:
     axes.set_xticks([])
     axes.tick_params(axis="y", labelsize=7)
     axes.set_title(f"{said['rows']:,} rows: labels and nulls", fontsize=9)
-
-
-def _times(minutes: pl.Series) -> list[datetime]:
-    return [datetime.fromtimestamp(int(m) * 60, UTC) for m in minutes.to_numpy().astype(np.int64)]

@@ -250,6 +250,7 @@ def test_features_without_quotes_and_quotes_without_features(data_dir, capsys):
     label = {p["product"]: p for p in said(capsys, "label")["products"]}
     assert sorted(label) == ["BTC-USD", "NOQUOTE-USD"]
     assert (label["NOQUOTE-USD"]["labelled"], label["NOQUOTE-USD"]["no_quote"]) == (0, 3 * 3600)
+    assert volspike(capsys, "label")[0] == 0  # and is drawn all the same
     split = said(capsys, "split")
     assert list(split["tau"]) == ["BTC-USD"]
     assert "no row has a label" in split["refused"]["NOQUOTE-USD"]
