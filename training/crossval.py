@@ -25,6 +25,13 @@ Score = Callable[[NDArray[np.float64]], float]
 TOLERANCE: Final = 1e-6
 MAX_ITERATIONS: Final = 25
 """Enough to rank; the refit goes on to convergence."""
+TREE_ROWS: Final = 60_000
+"""Rows that trees are grown on in a fold, drawn from all: neighbouring seconds nearly repeat each other, so more of
+them tell hardly more; all test rows are scored, and the refit grows on all."""
+FOLD_ROUNDS: Final = 150
+FOLD_PATIENCE: Final = 15
+"""Trees in a fold at most, and how many without gain end it: forecasts of a market are at their best within a hundred,
+and a grid that grew three hundred would take all its time where nothing is to be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +51,13 @@ class Tried:
 
 
 class LinearFold:
-    """A fold for logistic regressions; its design tables are float32, which ranks as well and halves the time."""
+    """A fold for logistic regressions; its design tables are float32, which ranks as well and halves the time.
+
+    ``train`` holds the rows that it is fitted to.
+    """
 
     def __init__(self, x: Floats, y: Truth, excess: Vector | None, train: Rows, test: Rows, *, jobs: int = 1) -> None:
-        self._x, self._y, self._excess, self._train, self._test = x, y, excess, train, test
+        self._x, self._y, self._excess, self.train, self._test = x, y, excess, train, test
         self._scale: Any = None
         self._tables: tuple[Floats, Floats] | None = None
         self._model: tuple[Any, Any] = (None, None)
@@ -58,7 +68,7 @@ class LinearFold:
 
         chosen = models.merged("lr", hyper)
         if self._tables is None or self._scale != chosen["scale"]:
-            raw = self._x[self._train]
+            raw = self._x[self.train]
             design = Design.fit(raw, log=chosen["scale"] == "log")
             self._tables = design.apply(raw, np.float32), design.apply(self._x[self._test], np.float32)
             self._scale, self._model = chosen["scale"], (None, None)
@@ -67,9 +77,9 @@ class LinearFold:
         if key != (chosen["weight"], chosen["soft"]):
             model = models.solver(chosen, max_iter=MAX_ITERATIONS, tol=TOLERANCE)
         model.C = float(chosen["C"])
-        excess = None if self._excess is None else self._excess[self._train]
+        excess = None if self._excess is None else self._excess[self.train]
         with threadpool_limits(1):
-            model.fit(fit, models.softened(self._y[self._train], excess, float(chosen["soft"])))
+            model.fit(fit, models.softened(self._y[self.train], excess, float(chosen["soft"])))
         self._model = (chosen["weight"], chosen["soft"]), model
         margin = model.margin(held)
         return Tried([score(margin)], (fit, model.coef_.astype(fit.dtype), model.intercept_, margin))
@@ -82,7 +92,10 @@ class LinearFold:
 
 
 class TreeFold:
-    """A fold for boosted trees: binned once."""
+    """A fold for boosted trees: binned once.
+
+    ``train`` holds the rows that it is fitted to, a part of a long fold's.
+    """
 
     def __init__(
         self,
@@ -95,7 +108,9 @@ class TreeFold:
         jobs: int = 1,
         device: str = "cpu",
     ) -> None:
-        self._x, self._y, self._excess, self._train, self._test = x, y, excess, train, test
+        if len(train) > TREE_ROWS:
+            train = np.sort(np.random.default_rng(len(train)).choice(train, TREE_ROWS, replace=False))
+        self._x, self._y, self._excess, self.train, self._test = x, y, excess, train, test
         self._threads = models.threads(len(train), jobs)
         self._device = device
         self._bins = 0
@@ -109,20 +124,21 @@ class TreeFold:
         if self._tables is None or self._bins != chosen["max_bin"]:
             self._bins = int(chosen["max_bin"])
             table = xgboost.QuantileDMatrix(
-                self._x[self._train], self._y[self._train], max_bin=self._bins, **self._threads
+                self._x[self.train], self._y[self.train], max_bin=self._bins, **self._threads
             )
             held = xgboost.QuantileDMatrix(
                 self._x[self._test], self._y[self._test], ref=table, max_bin=self._bins, **self._threads
             )
             self._tables = table, held
         table, held = self._tables
-        excess = None if self._excess is None else self._excess[self._train]
-        models.aim(table, self._y[self._train], excess, float(chosen["soft"]))
+        excess = None if self._excess is None else self._excess[self.train]
+        models.aim(table, self._y[self.train], excess, float(chosen["soft"]))
         curve: dict[str, dict[str, list[float]]] = {}
         booster = models.grow(
             {**chosen, "seed": seed, "device": self._device, "disable_default_eval_metric": 1, **self._threads},
             table,
-            rounds=models.ROUNDS,
+            rounds=FOLD_ROUNDS,
+            patience=FOLD_PATIENCE,
             evals=[(held, "test")],
             custom_metric=lambda p, _: ("score", score(p.astype(np.float64))),
             evals_result=curve,
@@ -232,15 +248,16 @@ def out_of_fold(
     excess
         As in :func:`training.models.softened`.
     """
-    tried = []
+    tried, learnt = [], []
     for train, test in folds:
         score = scorer(objective, y[test], t_ns[test], products[test])
         more = {"device": device} if kind == "xgb" else {}
         fold = FOLDS[kind](x, y, excess, train, test, jobs=jobs, **more)
         tried.append(fold.tried(hyper, score, seed=seed))
+        learnt.append(y[fold.train])
     rounds, score_ = together([t.curve for t in tried])
     margins = [FOLDS[kind].margins(t, rounds) for t in tried]
-    p = [_calibrated(i, margins, y, t_ns, folds, purge_s) for i in range(len(folds))]
+    p = [_calibrated(i, margins, learnt[i], y, t_ns, folds, purge_s) for i in range(len(folds))]
     each = [t.curve[min(rounds, len(t.curve)) - 1] for t in tried]
     rows = np.concatenate([test for _, test in folds])
     return OutOfFold(rows, np.concatenate(p), rounds if kind == "xgb" else 0, score_, each)
@@ -249,18 +266,19 @@ def out_of_fold(
 def _calibrated(
     i: int,
     margins: Sequence[tuple[Vector, Vector]],
+    learnt: Truth,
     y: Truth,
     t_ns: NDArray[np.int64],
     folds: Sequence[tuple[Rows, Rows]],
     purge_s: float,
 ) -> NDArray[np.float64]:
-    """Probabilities of fold i's test rows."""
-    train, test = folds[i]
+    """Probabilities of fold i's test rows; ``learnt`` are the spikes that its model was fitted to."""
+    test = folds[i][1]
     until = int(t_ns[test].min()) - round(purge_s * 1_000_000_000)
     early = [t_ns[folds[j][1]] <= until for j in range(i)]
     seen = np.concatenate([y[folds[j][1]][early[j]] for j in range(i)]) if i else np.empty(0, np.bool_)
     if not 0 < seen.sum() < len(seen):
-        calibration = sigmoid(margins[i][0], y[train])
+        calibration = sigmoid(margins[i][0], learnt)
     else:
         calibration = sigmoid(np.concatenate([margins[j][1][early[j]] for j in range(i)]), seen)
     return np.asarray(1 / (1 + np.exp(-np.clip(calibration.apply(margins[i][1]), -700, 700))))

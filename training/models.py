@@ -224,7 +224,15 @@ def aim(table: Any, y: Truth, excess: Vector | None, width: float) -> None:
     table.set_info(label=_weight(y) * target / weight, weight=weight)
 
 
-def grow(params: Mapping[str, Any], table: Any, *, rounds: int, evals: Sequence[Any] = (), **more: Any) -> Any:
+def grow(
+    params: Mapping[str, Any],
+    table: Any,
+    *,
+    rounds: int,
+    evals: Sequence[Any] = (),
+    patience: int = PATIENCE,
+    **more: Any,
+) -> Any:
     """Train a booster on a table that :func:`aim` has set; with rows to evaluate, the last of them stop it early.
 
     Raises
@@ -245,7 +253,7 @@ def grow(params: Mapping[str, Any], table: Any, *, rounds: int, evals: Sequence[
         table,
         num_boost_round=rounds,
         evals=list(evals),
-        early_stopping_rounds=PATIENCE if evals else None,
+        early_stopping_rounds=patience if evals else None,
         verbose_eval=False,
         **{"maximize": True, **more} if evals else {},
     )

@@ -3,7 +3,8 @@
 What is measured is :func:`training.tuning.search`, the whole grid search with its processes, journal and progress; in
 and around it lie no labels, feature join or MLflow, which cost what one training run does. The rows are drawn: two
 products, a volatility that comes and goes, features that half know it and many that do not, a tenth of the values
-missing. How many trees early stopping lets grow depends on the data, and so does the time.
+missing. How many trees early stopping lets grow depends on the data, and so does the time. In a fold, trees grow on
+at most 60,000 of its train rows, drawn from all (``training.crossval.TREE_ROWS``); every test row is scored.
 
 Run: ``python -m tests.benchmarks.bench_models_tune [ROWS]``, or ``volspike bench models-tune``.
 """

@@ -213,6 +213,21 @@ def test_forecasts_of_folds_are_probabilities_with_skill(kind):
     assert found.folds == pytest.approx(each, abs=1e-4)
 
 
+def test_trees_of_a_long_fold_grow_on_a_part_and_score_all(monkeypatch):
+    monkeypatch.setattr(crossval, "TREE_ROWS", 1000)
+    x, y, t, products, excess = data()
+    cut, _ = folds.usable(t, y, n_splits=2)
+    train, test = cut[-1]
+    fold = crossval.TreeFold(x, y, excess, train, test)
+    assert len(fold.train) == 1000
+    assert np.isin(fold.train, train).all()
+    assert (np.diff(fold.train) > 0).all()
+    found = crossval.out_of_fold(
+        "xgb", x, y, t, products, cut, hyper={}, objective=parse("f1"), purge_s=960, seed=1, excess=excess
+    )
+    assert len(found.p) == sum(len(b) for _, b in cut)
+
+
 def test_average_precision_is_scikit_learns():
     from sklearn.metrics import average_precision_score
 
