@@ -63,7 +63,7 @@ def compare(
 ) -> Iterator[Finding]:
     """Report columns whose values in ``rows`` of the run are not those in the rows ``at`` of ``table``."""
     wrong: dict[str, NDArray[np.bool_]] = {}
-    there = table.select(columns)[at]
+    there = table.select(columns)[at] if columns else table
     for name in columns:
         used, truth = e.x[rows, e.features.index(name)], _values(there, name)
         differs = used != truth

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from feature_repo.contract import BY_NAME
 from ingestion.kernel import Featurizer, Options
@@ -78,8 +79,12 @@ def _session(e: Evidence, session: str, again: Replayed) -> Iterator[Finding]:
             f"the tape of session {session} gives only {known.sum():,} of {len(rows):,} rows of the run: it is not "
             "whole",
         )
+    if not known.any():
+        return
     at = found["at"].drop_nulls().to_numpy().astype(np.int64)
-    some = np.isfinite(e.x[rows]).any(axis=0)  # a window that replay was told to leave out is null throughout
+    some: NDArray[np.bool_] = np.asarray(
+        np.isfinite(e.x[rows]).any(axis=0)
+    )  # a window that replay was told to leave out is null throughout
     columns = [name for i, name in enumerate(e.features) if some[i] and name in BY_NAME]
     source = f"the tape of session {session}, replayed with the future cut off ({again.singly:,} rows line by line)"
     yield from compare(e, rows[known], again.table, at, columns, source)

@@ -88,7 +88,7 @@ def nearest(t: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64
     at = np.searchsorted(others, t)
     after = others[np.minimum(at, len(others) - 1)]
     before = others[np.maximum(at - 1, 0)]
-    return np.minimum(np.abs(after - t), np.abs(t - before))
+    return np.asarray(np.minimum(np.abs(after - t), np.abs(t - before)))
 
 
 def _switches(e: Evidence, one: str, other: str) -> int:
