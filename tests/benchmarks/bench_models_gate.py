@@ -1,10 +1,10 @@
 """How often the gate promotes a challenger that is no better: series of 200, judged by the gate's own comparison.
 
-Half a day's stream has log-odds of a spike that wander from one quarter of an hour to the next and are known to everybody
-but for errors that wander likewise; champion and challengers have errors of the same law, so none is better than the
-champion but by luck. All 200 are compared on the same rows, which is the harder case: what was lucky once stays there to
-be lucky on. ``k`` is counted on, as the registry does; a challenger that is promoted becomes champion, and from then on
-counts as no better than the next.
+Half a day's stream has log-odds of a spike that wander from one quarter of an hour to the next and are known to all but
+for errors that wander likewise; champion and challengers have errors of the same law, so none is better than the
+champion but by luck. All 200 are compared on the same rows, which is the harder case: what was lucky once stays there
+to be lucky on. ``k`` is counted on, as the registry does; a challenger that is promoted becomes champion, and from then
+on counts as no better than the next.
 """
 
 from __future__ import annotations
