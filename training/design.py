@@ -84,5 +84,12 @@ class Design:
         weight, missing_weight = np.zeros(len(self.fill)), np.zeros(len(self.fill))
         weight[self.usable] = coefficients[: self.usable.sum()]
         missing_weight[self.indicated] = coefficients[self.usable.sum() :]
-        columns = (self.fill, self.mean, self.scale, weight, missing_weight)
-        return Linear(*(c.tolist() for c in columns), intercept, self.log.tolist() if self.log.any() else [])
+        return Linear(
+            fill=self.fill.tolist(),
+            mean=self.mean.tolist(),
+            scale=self.scale.tolist(),
+            weight=weight.tolist(),
+            missing_weight=missing_weight.tolist(),
+            intercept=intercept,
+            log=self.log.tolist() if self.log.any() else [],
+        )

@@ -70,7 +70,7 @@ class _Ranked:
         order = np.argsort(-p, kind="stable")
         ranked = p[order]
         last = np.flatnonzero(np.r_[ranked[1:] != ranked[:-1], True])  # equal probabilities are on one side of any cut
-        hits = np.cumsum(y[order])[last]
+        hits = np.cumsum(y[order], dtype=np.int64)[last]
         return _Ranked(ranked[last], last + 1, hits, len(p), int(y.sum()))
 
 
