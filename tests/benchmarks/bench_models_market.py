@@ -256,6 +256,8 @@ def calibration(found: Forecasts) -> Figures:
         {"metric": "equal-mass ECE / prevalence", "value": whole["ece_equal_mass"] / whole["prevalence"], "unit": "1",
          "target": 0.25, "op": "<="},
         {"metric": "equal-mass ECE / prevalence, greatest of the days", "value": max(ratios), "unit": "1"},
+        {"metric": "calibration slope of the particle filter: 1 where it is right",
+         "value": figures(np.clip(found.p["filter"], 0, 1), found.y)["calibration_slope"], "unit": "1"},
     ]  # fmt: skip
 
 

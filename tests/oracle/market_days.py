@@ -120,25 +120,31 @@ def days(
         By seed, then product.
     """
     asked = [(seed, p, seconds, START_NS + (first + i) * DAY_S * S) for i, seed in enumerate(seeds) for p in products]
-    missing = [one for one in asked if not _path(*one).exists()]
+    missing = [one for one in asked if not path_of(*one).exists()]
     if missing:
         with ProcessPoolExecutor(min(jobs, len(missing)), get_context("spawn")) as pool:
-            list(pool.map(_make, missing))
-    return [_read(*one) for one in asked]
+            list(pool.map(make, *zip(*missing, strict=True)))
+    return [read(*one) for one in asked]
 
 
-def _path(seed: int, product: str, seconds: int, start_ns: int) -> Path:
+def cache() -> Path:
+    """Folder of the cache folders."""
+    return Path(tempfile.gettempdir())
+
+
+def path_of(seed: int, product: str, seconds: int, start_ns: int) -> Path:
+    """File that holds a day."""
     digest = hashlib.sha256(str(FORMAT).encode())
     for source in _SOURCES:
         path = ROOT / source
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
-    folder = Path(tempfile.gettempdir()) / f"volspike-market-{digest.hexdigest()[:12]}"
+    folder = cache() / f"volspike-market-{digest.hexdigest()[:12]}"
     return folder / f"{seed}_{product}_{seconds}s_{start_ns // S}.npz"
 
 
-def _make(asked: tuple[int, str, int, int]) -> None:
-    seed, product, seconds, start_ns = asked
+def make(seed: int, product: str, seconds: int, start_ns: int) -> None:
+    """Make one product's day and keep it."""
     messages = generate(seed=seed, seconds=seconds, products=[product], start_ns=start_ns)
     featurizer = Featurizer("5eed" + "0" * 12, Options(every_s=EVERY_S, compute_every_n=2**62))
     names = ("event_time_ns", "coverage_s", "mid", *FEATURES)
@@ -161,7 +167,7 @@ def _make(asked: tuple[int, str, int, int]) -> None:
     order_t = np.array(sorted(orders), dtype="datetime64[us]").astype(np.int64) * 1000
     shown = _shown(order_t - start_ns, q_t - start_ns, bid, ask, product, seconds)
     hidden = latent(seed=seed, seconds=seconds, products=[product])[product]
-    path = _path(*asked)
+    path = path_of(seed, product, seconds, start_ns)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{np.random.SeedSequence().entropy}.part.npz")
     np.savez(
@@ -181,8 +187,9 @@ def _make(asked: tuple[int, str, int, int]) -> None:
     part.replace(path)
 
 
-def _read(seed: int, product: str, seconds: int, start_ns: int) -> Day:
-    with np.load(_path(seed, product, seconds, start_ns)) as kept:
+def read(seed: int, product: str, seconds: int, start_ns: int) -> Day:
+    """Read a day that :func:`make` kept."""
+    with np.load(path_of(seed, product, seconds, start_ns)) as kept:
         a = {name: kept[name] for name in kept.files}
     shown = Shown(a["orders"], a["moves"], a["wide"], a["jumps"])
     x = a["x"].astype(np.float64)
