@@ -23,15 +23,15 @@ START = 1_700_000_000 * S
 @pytest.mark.parametrize("returns", ["1s", "tick"])
 def test_volatility_is_that_of_the_kernel_and_of_the_oracle(returns):
     rng = np.random.default_rng(3)
-    times = START + np.cumsum(rng.choice([0, 1, 400_000_000, 5 * S], size=600))
-    mid = 100 * np.exp(np.cumsum(rng.normal(0, 1e-4, 600)))
-    t = START + np.arange(-3, 900) * S
+    times = START + np.cumsum(rng.choice([0, 1, 400_000_000, 5 * S], size=200))
+    mid = 100 * np.exp(np.cumsum(rng.normal(0, 1e-4, 200)))
+    t = START + np.arange(-3, 400) * S
     found = truth.volatility(t, times, mid, seconds=60, returns=returns)
     none = np.empty(0, np.int64)
     kernel = sigma_fwd(t, times, mid, mid, none, none, 2**62, returns=returns)
     np.testing.assert_allclose(found, kernel, rtol=1e-7, atol=1e-12)
     quotes = list(zip(times.tolist(), mid.tolist(), strict=True))
-    for i in (0, 3, 50, 700):
+    for i in (0, 3, 150):
         wanted = label(int(t[i]), quotes, [], 2**62, returns)
         assert np.isnan(found[i]) if wanted is None else found[i] == pytest.approx(wanted, rel=1e-6, abs=1e-12)
 

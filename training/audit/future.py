@@ -29,9 +29,9 @@ from training.audit.labels import against
 
 PIECE: Final = 1_000
 """Lines in a piece: a minute or so of one product, so that not even a piece shows a row its whole horizon twice."""
-SINGLE: Final = 150
+SINGLE: Final = 200
 """Lines taken one by one in each :data:`EVERY`."""
-EVERY: Final = 15_000
+EVERY: Final = 20_000
 """Lines from one stretch taken line by line to the next."""
 
 
