@@ -40,6 +40,7 @@ XGB: Final[dict[str, str | int | float]] = {
     "subsample": 0.8,
     "colsample_bytree": 0.25,
     "lambda": 5.0,
+    "base_score": 0.5,
     "soft": 0.4,
 }
 """Shallow, shrunk trees: rows of neighbouring seconds nearly repeat each other, so there is far less data than rows.
@@ -195,7 +196,7 @@ def boosted(
     aim(table, y, excess, float(params["soft"]))
     evals = []
     if not rounds and validation is not None:
-        held = xgboost.QuantileDMatrix(*validation, ref=table, **said)
+        held = xgboost.DMatrix(*validation, feature_names=list(features))
         evals = [(held, "validation")]
     booster = grow(
         {**params, "seed": seed, "device": device, **threads(len(x), jobs)},
@@ -242,14 +243,8 @@ def grow(
     """
     import xgboost
 
-    device = str(params.get("device", "cpu"))
-    if device != "cpu" and not xgboost.build_info().get("USE_CUDA"):  # it would warn and go on without
-        raise UsageError(
-            f"--device is {device!r}, this XGBoost is built without CUDA; must be cpu, or install xgboost in "
-            "place of xgboost-cpu"
-        )
     return xgboost.train(
-        {name: value for name, value in params.items() if name != "soft"},
+        own(params),
         table,
         num_boost_round=rounds,
         evals=list(evals),
@@ -257,6 +252,25 @@ def grow(
         verbose_eval=False,
         **{"maximize": True, **more} if evals else {},
     )
+
+
+def own(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what XGBoost itself understands.
+
+    Raises
+    ------
+    UsageError
+        If this XGBoost can't use the device.
+    """
+    import xgboost
+
+    device = str(params.get("device", "cpu"))
+    if device != "cpu" and not xgboost.build_info().get("USE_CUDA"):  # it would warn and go on without
+        raise UsageError(
+            f"--device is {device!r}, this XGBoost is built without CUDA; must be cpu, or install xgboost in "
+            "place of xgboost-cpu"
+        )
+    return {name: value for name, value in params.items() if name != "soft"}
 
 
 def threads(rows: int, jobs: int) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from feature_repo.errors import UsageError
+from training.crossval import STEP
 from training.options import TrainOptions
 from training.preparation import prepare
 from training.tracking import experiment_id, log_run, tracking
@@ -137,7 +138,7 @@ def tune(
 
 
 def _trees(candidate: Candidate) -> int | None:
-    return candidate.result[0] if candidate.kind == "xgb" else None
+    return candidate.result[0] * STEP if candidate.kind == "xgb" else None
 
 
 def _said(options: TrainOptions, material: Material) -> dict[str, object]:
@@ -184,7 +185,7 @@ class _Log:
         run_id = str(self.client.create_run(self.experiment, run_name=candidate.name, tags=tags).info.run_id)
         folds = {str(i): curve[min(rounds, len(curve)) - 1] for i, curve in sorted(candidate.curves.items())}
         metrics = {"score": {"mean": score}, "fold": {str(int(i) + 1): v for i, v in folds.items()}}
-        trees = {"trees": rounds} if candidate.kind == "xgb" else {}
+        trees = {"trees": rounds * STEP} if candidate.kind == "xgb" else {}
         log_run(self.client, run_id, params={**candidate.hyper, **trees}, metrics=metrics, folders={})
         self.runs[candidate.key] = run_id
         self.save()

@@ -59,7 +59,7 @@ QUICK: Final[dict[str, dict[str, tuple[float | int | str, ...]]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Hyperparameters of one model, with the curve of each fold that has been tried: score by number of trees."""
+    """Hyperparameters of one model, with the curve (of :class:`training.crossval.Tried`) of each fold tried so far."""
 
     kind: str
     hyper: dict[str, float | int | str]
@@ -78,7 +78,7 @@ class Candidate:
 
     @property
     def result(self) -> tuple[int, float]:
-        """Number of trees and mean score over the folds."""
+        """Best point of the curves and mean score there, as :func:`training.crossval.together` has them."""
         return crossval.together(list(self.curves.values()))
 
 

@@ -66,6 +66,7 @@ def run(n: int = ROWS, quick: bool = False) -> list[dict[str, Any]]:
     list of dict
         ``metric value unit target op``.
     """
+    from training.crossval import STEP
     from training.folds import usable
     from training.tuning import Problem, candidates, search
 
@@ -81,7 +82,7 @@ def run(n: int = ROWS, quick: bool = False) -> list[dict[str, Any]]:
         search(problem, folds, grid, jobs=CORES)
         seconds = time.perf_counter() - began
     tried = sum(len(c.curves) for wanted in grid.values() for c in wanted)
-    trees = [len(curve) for c in grid["xgb"] for curve in c.curves.values()]
+    trees = [len(curve) * STEP for c in grid["xgb"] for curve in c.curves.values()]
     whole = n == ROWS and not quick
     said = f"{sum(map(len, grid.values()))} candidates × {len(folds)} folds, {n:,} rows × {FEATURES} features"
     return [
