@@ -76,11 +76,15 @@ class OnlineWriter:
 
     def __init__(self, connection: str, project: str) -> None:
         from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
 
         options = parse_connection(connection)
         self._at = f"{options['host']}:{options['port']}"
         patience = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
-        self._redis: Any = Redis(**{**patience, **options})
+        # One more try, at once: a pooled connection may have died with a Redis that is back. Whoever wants more tries
+        # again with the newest row, which this one isn't any more.
+        self._redis: Any = Redis(**{**patience, **options, "retry": Retry(NoBackoff(), 1)})
         self._project = project
         self._script = ""
 
