@@ -22,6 +22,8 @@ from training.tracking import tracking
 
 S = 1_000_000_000
 
+pytestmark = pytest.mark.slow  # each trains many models; the parts of a tune have quick tests of their own
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
@@ -197,7 +199,7 @@ def test_too_many_folds_for_the_data_are_refused(home):
     from training.tune import tune
 
     with pytest.raises(InsufficientDataError, match="n-splits"):
-        tune(TrainOptions(service="spike_core_v1", percentile=85.0, n_splits=500, jobs=1), kinds=("lr",), quick=True)
+        tune(TrainOptions(service="spike_core_v1", percentile=85.0, n_splits=100_000, jobs=1), kinds=("lr",), quick=True)
 
 
 def rows_of(root):
