@@ -199,7 +199,7 @@ def test_too_many_folds_for_the_data_are_refused(home):
     from training.tune import tune
 
     with pytest.raises(InsufficientDataError, match="n-splits"):
-        tune(TrainOptions(service="spike_core_v1", percentile=85.0, n_splits=100_000, jobs=1), kinds=("lr",), quick=True)
+        tune(TrainOptions(service="spike_core_v1", percentile=85.0, n_splits=99_999, jobs=1), kinds=("lr",), quick=True)
 
 
 def rows_of(root):
