@@ -22,18 +22,18 @@ from training.objectives import Objective
 Floats = NDArray[np.floating]
 Score = Callable[[NDArray[np.float64]], float]
 """From margins on a fold's test rows to how good they are; more is better."""
-TOLERANCE: Final = 1e-6
+TOLERANCE: Final = 1e-5
 MAX_ITERATIONS: Final = 25
 """Enough to rank; the refit goes on to convergence."""
-TREE_ROWS: Final = 60_000
+TREE_ROWS: Final = 40_000
 """Rows that trees are grown on in a fold, drawn from all: neighbouring seconds nearly repeat each other, so more of
 them tell hardly more; all test rows are scored, and the refit grows on all."""
 STEP: Final = 5
 """Trees between two scores."""
-FOLD_ROUNDS: Final = 150
-FOLD_PATIENCE: Final = 15
-"""Trees in a fold at most, and how many without gain end it: forecasts of a market are at their best within a hundred,
-and a grid that grew three hundred would take all its time where nothing is to be had."""
+FOLD_ROUNDS: Final = 100
+FOLD_PATIENCE: Final = 10
+"""Trees in a fold at most, and how many without gain end it: forecasts of a market are at their best within
+fifty (docs/adr/0060), and a grid that grew hundreds would take its time where nothing is to be had."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ XGB: Final[dict[str, str | int | float]] = {
     "eval_metric": "aucpr",
     "max_bin": 32,
     "max_depth": 3,
-    "eta": 0.1,
+    "eta": 0.15,
     "min_child_weight": 20.0,
     "subsample": 0.8,
     "colsample_bytree": 0.25,

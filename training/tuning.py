@@ -43,7 +43,7 @@ GRIDS: Final[dict[str, dict[str, tuple[float | int | str, ...]]]] = {
     },
     "xgb": {
         "max_bin": (32,),
-        "eta": (0.1, 0.2),
+        "eta": (0.15, 0.3),
         "soft": (0.0, 0.2, 0.4),
         "max_depth": (2, 4),
         "colsample_bytree": (0.25, 0.5),

@@ -4,7 +4,7 @@ What is measured is :func:`training.tuning.search`, the whole grid search with i
 and around it lie no labels, feature join or MLflow, which cost what one training run does. The rows are drawn: two
 products, a volatility that comes and goes, features that half know it and many that do not, a tenth of the values
 missing. How many trees early stopping lets grow depends on the data, and so does the time. In a fold, trees grow on
-at most 60,000 of its train rows, drawn from all (``training.crossval.TREE_ROWS``); every test row is scored.
+at most 40,000 of its train rows, drawn from all (``training.crossval.TREE_ROWS``); every test row is scored.
 
 Run: ``python -m tests.benchmarks.bench_models_tune [ROWS]``, or ``volspike bench models-tune``.
 """
