@@ -6,8 +6,9 @@ import contextlib
 import os
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 from feature_repo.errors import ContractError, InputError, StoreError, UsageError
 from training.artefact import MANIFEST, Artefact, load
 
-BATCH_ROWS: Final = 65_536
-"""Rows scored at once: enough that XGBoost's threads pay off, few enough that two batches of 146 columns stay small."""
+BATCH_ROWS: Final = 16_384
+"""Rows scored at once, each batch by one thread: up to here an artefact asks no others for help and waits for none."""
 SINGLES: Final = 1_000
 """Rows that are scored again one by one, spread over the data, to time one forecast as the service makes it."""
 KEPT: Final = ("product_id", "session", "n", "k", "row_time", "event_time_ns")
@@ -121,12 +122,11 @@ def infer(model: str, data: Path, out: Path) -> Scored:
     writer: pq.ParquetWriter | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        for names, x in _ahead(_batches(files, features, kept)):
-            started = time.perf_counter()
-            p = artefact.predict_proba(x)
-            took.append(time.perf_counter() - started)
+        artefact.predict_proba(np.full((1, len(features)), np.nan))  # loads the trees before threads share them
+        for names, p, sampled, seconds in _in_threads(artefact, _batches(files, features, kept), every):
+            took.append(seconds)
             spike = p >= artefact.manifest.threshold
-            singles.append(x[-rows % every :: every].copy())
+            singles.append(sampled)
             table = names.append_column("spike_probability", pa.array(p)).append_column("spike", pa.array(spike))
             if writer is None:
                 stamped = table.schema.with_metadata({"volspike.model": artefact.digest})
@@ -142,12 +142,12 @@ def infer(model: str, data: Path, out: Path) -> Scored:
     finally:
         with contextlib.suppress(NotADirectoryError):
             temporary.unlink(missing_ok=True)
-    seconds = time.perf_counter() - began
+    elapsed = time.perf_counter() - began
     latency = _singly(artefact, np.concatenate(singles)[:SINGLES])
     return Scored(
         rows,
         spikes,
-        rows / seconds,
+        rows / elapsed,
         latency,
         _quantiles(np.array(took)),
         artefact.manifest.kind,
@@ -185,31 +185,49 @@ def _columns(files: list[Path], features: list[str]) -> list[str]:
     return kept
 
 
-def _batches(files: list[Path], features: list[str], kept: list[str]) -> Iterator[tuple[pa.Table, NDArray[np.float64]]]:
+def _batches(files: list[Path], features: list[str], kept: list[str]) -> Iterator[tuple[pa.Table, pa.RecordBatch]]:
+    """Columns that name the rows, and features, a batch at a time."""
     columns = list(dict.fromkeys([*features, *kept]))
     for file in files:
         try:
             for batch in pq.ParquetFile(file, memory_map=True).iter_batches(BATCH_ROWS, columns=columns):
-                yield pa.Table.from_batches([batch.select(kept)]), _matrix(batch, features)
+                yield pa.Table.from_batches([batch.select(kept)]), batch.select(features)
         except (OSError, pa.ArrowException) as error:
             first = str(error).splitlines()[0][:200]
             raise InputError(f"--data {file}: {first}; the file is damaged, write it again") from error
 
 
-def _matrix(batch: pa.RecordBatch, features: list[str]) -> NDArray[np.float64]:
+def _in_threads(
+    artefact: Artefact, batches: Iterator[tuple[pa.Table, pa.RecordBatch]], every: int
+) -> Iterator[tuple[pa.Table, NDArray[np.float64], NDArray[np.float64], float]]:
+    """Score batches on all cores, in their order: names, probabilities, every so many rows' features, seconds."""
+
+    def score(batch: pa.RecordBatch, skip: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        x = _matrix(batch)
+        began = time.perf_counter()
+        p = artefact.predict_proba(x)
+        return p, x[skip::every].copy(), time.perf_counter() - began
+
+    cores = os.cpu_count() or 1
+    waiting: deque[tuple[pa.Table, Future[tuple[NDArray[np.float64], NDArray[np.float64], float]]]] = deque()
+    rows = 0
+    with ThreadPoolExecutor(cores) as pool:
+        for names, batch in batches:
+            waiting.append((names, pool.submit(score, batch, -rows % every)))
+            rows += batch.num_rows
+            if len(waiting) > 2 * cores:  # no more in memory than keeps every core busy
+                ready, scored = waiting.popleft()
+                yield (ready, *scored.result())
+        while waiting:
+            ready, scored = waiting.popleft()
+            yield (ready, *scored.result())
+
+
+def _matrix(batch: pa.RecordBatch) -> NDArray[np.float64]:
     """float64[n, f], NaN for null."""
-    columns = pl.from_arrow(batch.select(features))
+    columns = pl.from_arrow(batch)
     assert isinstance(columns, pl.DataFrame)  # noqa: S101  # of a batch, never of an array
-    return np.ascontiguousarray(columns.cast(pl.Float64).fill_null(float("nan")).to_numpy(order="c"))
-
-
-def _ahead(batches: Iterator[tuple[pa.Table, NDArray[np.float64]]]) -> Iterator[tuple[pa.Table, NDArray[np.float64]]]:
-    """Read the next batch while this one is scored."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
-            coming = reader.submit(next, batches, None)
-            yield batch
+    return np.ascontiguousarray(columns.cast(pl.Float64).to_numpy(order="c"))
 
 
 def _singly(artefact: Artefact, x: NDArray[np.float64]) -> dict[str, float]:
