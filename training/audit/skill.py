@@ -93,8 +93,10 @@ def perfect(e: Evidence) -> Iterator[Finding]:
     ties = []
     if e.quotes is not None:
         before = at_rows(e, e.quotes, shift_s=-e.horizon_s)[judged.rows]
-        persistence = skill(np.nan_to_num(before, nan=0.0) / e.rows["tau"].to_numpy()[judged.rows], judged.y)
-        ties = ["the volatility of the last 60 s"] if persistence >= reached - TIE else []
+        known = np.isfinite(before)
+        y, tau = judged.y[known], e.rows["tau"].to_numpy()[judged.rows][known]
+        if 0 < y.sum() < len(y) and skill(before[known] / tau, y) >= reached - TIE:
+            ties = ["the volatility of the last 60 s"]
     pr_auc, prevalence = average_precision(judged.p, judged.y), judged.y.mean()
     said = f"PR-AUC on {judged.block} is {pr_auc:.4f} at a prevalence of {prevalence:.4f}"
     if ties:
