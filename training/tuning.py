@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,7 +154,8 @@ def search(
                 else:
                     candidate.curves[i] = curve
             if missing:
-                units.append((len(train) * len(missing) * (3 if kind == "xgb" else 1), kind, i, train, test, missing))
+                rows = len(train) + len(test) if kind == "lr" else 3 * min(len(train), crossval.TREE_ROWS) + len(test)
+                units.append((rows * len(missing), kind, i, train, test, missing))
     for candidate in (c for wanted in grid.values() for c in wanted if len(c.curves) == len(folds)):
         done(candidate, True)
     units.sort(key=lambda u: -u[0])
@@ -162,7 +164,9 @@ def search(
         delayed(_tried)(problem, kind, i, train, test, [(c.key, c.hyper, _entry(problem.journal, c, i)) for c in some])
         for _, kind, i, train, test, some in units
     )
-    results: Iterator[tuple[int, dict[str, list[float]]]] = Parallel(n_jobs=jobs, return_as="generator_unordered")(work)
+    results: Iterator[tuple[int, dict[str, list[float]]]] = Parallel(
+        n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all"
+    )(work)
     for i, curves in results:
         for key, curve in curves.items():
             candidate = by_key[key]
@@ -189,8 +193,9 @@ def _tried(
         fold = crossval.FOLDS[kind](x, problem.y, problem.excess, train, test, jobs=1, **more)
         out = {}
         for key, hyper, entry in wanted:
+            began = time.process_time()
             out[key] = fold.tried(hyper, score, seed=problem.seed).curve
-            _write(entry, {"curve": out[key]})
+            _write(entry, {"curve": out[key], "cpu_s": time.process_time() - began})
     return number, out
 
 
