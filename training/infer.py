@@ -24,6 +24,8 @@ from training.artefact import MANIFEST, Artefact, load
 
 BATCH_ROWS: Final = 16_384
 """Rows scored at once, each batch by one thread: up to here an artefact asks no others for help and waits for none."""
+READ_ROWS: Final = 65_536
+"""Rows read at once: in batches of 16,384 reading takes half as long again."""
 SINGLES: Final = 1_000
 """Rows that are scored again one by one, spread over the data, to time one forecast as the service makes it."""
 KEPT: Final = ("product_id", "session", "n", "k", "row_time", "event_time_ns")
@@ -190,8 +192,10 @@ def _batches(files: list[Path], features: list[str], kept: list[str]) -> Iterato
     columns = list(dict.fromkeys([*features, *kept]))
     for file in files:
         try:
-            for batch in pq.ParquetFile(file, memory_map=True).iter_batches(BATCH_ROWS, columns=columns):
-                yield pa.Table.from_batches([batch.select(kept)]), batch.select(features)
+            for read in pq.ParquetFile(file, memory_map=True).iter_batches(READ_ROWS, columns=columns):
+                for start in range(0, read.num_rows, BATCH_ROWS):
+                    batch = read.slice(start, BATCH_ROWS)
+                    yield pa.Table.from_batches([batch.select(kept)]), batch.select(features)
         except (OSError, pa.ArrowException) as error:
             first = str(error).splitlines()[0][:200]
             raise InputError(f"--data {file}: {first}; the file is damaged, write it again") from error

@@ -69,7 +69,8 @@ def matrix(rows):
 
 @pytest.mark.parametrize("kind", ["lr", "xgb"])
 def test_rows_are_scored_as_the_service_scores_them_and_keep_their_names(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(module, "BATCH_ROWS", 700)
+    monkeypatch.setattr(module, "READ_ROWS", 700)
+    monkeypatch.setattr(module, "BATCH_ROWS", 300)
     rows = table()
     pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=999)
     model = save(tmp_path / "model", kind)
