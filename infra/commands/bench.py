@@ -32,7 +32,8 @@ def command(
     if name != "all" and name not in names:
         raise UsageError(f"bench: expected one of {', '.join(names)} or all, was {name!r}")
     held = True
-    for one in names if name == "all" else [name]:
+    single = [one for one in names if not any(other.startswith(f"{one}-") for other in names)]  # models is its parts
+    for one in single if name == "all" else [name]:
         report = benches.measure(one, quick=quick)
         typer.echo(json.dumps(report) if as_json else benches.table(report))
         held &= quick or all(result["holds"] is not False for result in report["results"])
