@@ -135,7 +135,27 @@ def _values(table: pl.DataFrame, name: str) -> NDArray[np.float64]:
 def determines(e: Evidence) -> Iterator[Finding]:
     """Look for a column that alone tells spikes from the rest, by its size, its missingness or its code."""
     y = e.spike
-    blocks = [m for b in ("train", "validation", "test") if _judged(y, m := e.mask(b))]
+    masks = [e.mask(b) for b in ("train", "validation", "test")]
+    of = e.rows["product_id"].to_numpy()
+    # A column that orders spikes by size tells them within a product only: each product has its own tau.
+    pooled = [m for m in masks if _judged(y, m)]
+    apart = [s for m in masks for p in np.unique(of) if _judged(y, s := m & (of == p))]
+    for blocks, where in ((pooled, "block"), (apart, "product and block")):
+        for name, best in _determining(e, y, blocks):
+            yield Finding(
+                "FEATURE_IS_LABEL",
+                "leak",
+                f"{name} alone separates spikes from the rest with a ROC-AUC of {best:.4f} in every {where}; no honest "
+                f"feature reaches {DETERMINES}",
+            )
+        if len(apart) == len(pooled):
+            return
+
+
+def _determining(
+    e: Evidence, y: NDArray[np.bool_], blocks: list[NDArray[np.bool_]]
+) -> Iterator[tuple[str, float]]:
+    """Yield the columns that reach ``DETERMINES`` in every block, with the least they reach."""
     if not blocks:
         return
     samples = [np.flatnonzero(m)[_sample(y[m])] for m in blocks]
@@ -144,12 +164,7 @@ def determines(e: Evidence) -> Iterator[Finding]:
             continue
         best = min(_separation(e.x[m, column], y[m]) for m in blocks)
         if best >= DETERMINES:
-            yield Finding(
-                "FEATURE_IS_LABEL",
-                "leak",
-                f"{name} alone separates spikes from the rest with a ROC-AUC of {best:.4f} in every block; no honest "
-                f"feature reaches {DETERMINES}",
-            )
+            yield name, best
 
 
 def _judged(y: NDArray[np.bool_], mask: NDArray[np.bool_]) -> bool:
