@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
@@ -16,6 +16,8 @@ from feature_repo.errors import StoreError
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, KafkaError, Message, Producer
+
+Answer = TypeVar("Answer")
 
 LIMIT_S: Final = 8.0
 """Bound on the first answer of a broker: whoever mistyped an address reads so within ten seconds."""
@@ -26,6 +28,18 @@ SHORTEST_SESSION_MS: Final = 2500
 SHORT_FETCH_MS: Final = 2
 LONG_FETCH_MS: Final = 100
 """What a fetch waits for the first message at most."""
+_AGAIN_S: Final = 0.1
+_PASSING: Final = frozenset(
+    {
+        "COORDINATOR_LOAD_IN_PROGRESS",
+        "COORDINATOR_NOT_AVAILABLE",
+        "NOT_COORDINATOR",
+        "_WAIT_COORD",
+        "LEADER_NOT_AVAILABLE",
+        "NOT_LEADER_FOR_PARTITION",
+    }
+)
+"""Answers of a broker that still finds out who leads what."""
 _UNKNOWN_TOPIC: Final = 3
 """UNKNOWN_TOPIC_OR_PARTITION of Kafka's protocol: metadata of a topic that isn't there."""
 _EXISTS: Final = 36
@@ -157,6 +171,7 @@ def consumer(group: str, servers: str | None = None, *, instance: str | None = N
             "heartbeat.interval.ms": 500,
             "partition.assignment.strategy": "cooperative-sticky",
             "queued.max.messages.kbytes": 8_192,  # a partition: bounds the memory of a member that falls behind
+            "fetch.queue.backoff.ms": 10,  # what a full queue waits; the default, 1 s, is longer than draining it takes
             **static,
             **_dotted(overrides),
         }
@@ -191,6 +206,35 @@ def batch(reader: Consumer, most: int, timeout_s: float) -> list[Message]:
                 _raise_if_fatal(error)
                 structlog.get_logger("kafka").warning("kafka", error=error.str(), code=error.name())
     return kept
+
+
+def patiently(ask: Callable[[float], Answer], limit_s: float) -> Answer:
+    """Ask a broker, and again while it says that it is about to know: as one does that has just started.
+
+    Parameters
+    ----------
+    ask
+        The question; given how many seconds are left for the answer.
+    limit_s
+        Seconds after which the last answer holds.
+
+    Raises
+    ------
+    StoreError
+        If the broker doesn't answer in time, or refuses.
+    """
+    from confluent_kafka import KafkaException
+
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            return ask(max(_AGAIN_S, deadline - time.monotonic()))
+        except KafkaException as failure:
+            error = failure.args[0]
+            if error.name() not in _PASSING or time.monotonic() >= deadline:
+                told = f"Kafka doesn't answer: {error.str()}; check that it is well, and start again"
+                raise StoreError(told) from failure
+            time.sleep(_AGAIN_S)
 
 
 def pace(servers: str) -> dict[str, int]:

@@ -23,7 +23,7 @@ import structlog
 
 from feature_repo.contract import VIEW
 from feature_repo.errors import ContractError, StoreError
-from ingestion import tables
+from ingestion import kafka, tables
 from ingestion.featurize.checkpoint import Checkpoints
 from ingestion.featurize.committer import Committer, Work
 from ingestion.featurize.online_sink import OnlineSink
@@ -299,7 +299,8 @@ class Worker:
         """Return the partition where its last owner left it, or from as far back as is needed and there."""
         from confluent_kafka import TopicPartition
 
-        low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, index), LOG_S)
+        here = TopicPartition(self._topic, index)
+        low, high = kafka.patiently(lambda left_s: self._consumer.get_watermark_offsets(here, left_s), LOG_S)
         state = self._checkpoints.read(index)
         if state is not None:
             try:
@@ -310,7 +311,7 @@ class Worker:
                 if low <= found.resume <= max(high, low):
                     return found, "checkpoint"
                 self._log.warning("checkpoint", partition=index, offset=found.resume, log=[low, high])
-        committed = self._consumer.committed([TopicPartition(self._topic, index)], LOG_S)[0]
+        committed = kafka.patiently(lambda left_s: self._consumer.committed([here], left_s), LOG_S)[0]
         start, how = low, "the log's beginning"
         if committed.offset >= 0 and committed.metadata:
             rewind = _rewind_of(committed.metadata)

@@ -12,14 +12,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ingestion import kafka, tables
-from ingestion.topics import FEATURES, QUOTES, Envelope, headers
+from ingestion.topics import FEATURES, QUOTES, Envelope, headers, partition_of
 from tests.benchmarks.live_parts import (
     Place,
     Process,
@@ -55,21 +55,31 @@ def run(seconds: int = LOG_SECONDS, hours: float = 1.0) -> list[dict[str, Any]]:
 
 
 def write_logs(folder: Path, seconds: int) -> list[Path]:
-    """Write a log for each of two partitions, of as many messages: the same market under two names."""
+    """Write a log for each of two partitions, of as many messages: the same market under names that belong there."""
     from tests import log_kit
 
     files = []
     log = log_kit.with_keyframes(log_kit.market(1, seconds, PRODUCTS))
-    for index, suffix in enumerate(("USD", "EUR")):
+    for index in range(2):
         path = folder / f"log-{index}.msgpack"
-        renamed = log if suffix == "USD" else [_renamed(e) for e in log]
-        path.write_bytes(msgspec.msgpack.encode(renamed))
+        names = {product: _name_in(index, product) for product in PRODUCTS}
+        path.write_bytes(msgspec.msgpack.encode([_renamed(e, names) for e in log]))
         files.append(path)
     return files
 
 
-def _renamed(e: Envelope) -> Envelope:
-    return e._replace(product_id=e.product_id.replace("-USD", "-EUR"), raw=e.raw.replace(b'-USD"', b'-EUR"'))
+def _name_in(partition: int, product: str) -> str:
+    """Return a name of the product that goes to this of two partitions."""
+    base = product.partition("-")[0]
+    names = (f"{base}-{quote}" for quote in ("USD", "EUR", "GBP", "USDT", "USDC", "BTC", "ETH", "JPY", "CHF"))
+    return next(name for name in names if partition_of(name, 2) == partition)
+
+
+def _renamed(e: Envelope, names: Mapping[str, str]) -> Envelope:
+    raw = e.raw
+    for product, name in names.items():
+        raw = raw.replace(f'"{product}"'.encode(), f'"{name}"'.encode())
+    return e._replace(product_id=names.get(e.product_id, e.product_id), raw=raw)
 
 
 def read_log(path: Path) -> list[Envelope]:
@@ -126,7 +136,7 @@ def featurize(there: Place, topic: str, workers: int, messages: int) -> dict[str
     """Run workers over a filled topic, each until it has taken its share, and sum up what they did."""
     jobs = [
         Process(
-            ["-m", "tests.benchmarks.bench_stream", "featurize", topic, str(index), str(messages)],
+            ["-m", "tests.benchmarks.bench_stream", "featurize", topic, str(index), str(workers), str(messages)],
             there.environment(f"{topic}-{workers}"),
         )
         for index in range(workers)
@@ -141,6 +151,8 @@ def together(jobs: Sequence[Process]) -> dict[str, float]:
     finally:
         for job in jobs:
             job.kill()
+    if len({d["rows"] for d in done}) > 1:
+        raise RuntimeError(f"each has the same market, but the rows were {[d['rows'] for d in done]}")
     total = {key: float(sum(d[key] for d in done)) for key in ("messages", "rows", "cpu_s")}
     return {**total, "seconds": max(d["ended"] for d in done) - min(d["began"] for d in done)}
 
@@ -165,7 +177,7 @@ class _Given:
         return getattr(self._consumer, name)
 
 
-def _job_featurize(topic: str, index: str, messages: str) -> dict[str, float]:
+def _job_featurize(topic: str, index: str, partitions: str, messages: str) -> dict[str, float]:
     """Take one partition to Redis, topics and tables; the clock begins with the worker, its kernel loaded."""
     from infra.imports import arrow_without_pandas
 
@@ -188,7 +200,7 @@ def _job_featurize(topic: str, index: str, messages: str) -> dict[str, float]:
     worker = Worker(
         _Given(s.kafka_servers, topic, int(index)),  # type: ignore[arg-type]
         topic,
-        1,  # one partition's worker keeps all products that it meets
+        int(partitions),
         publisher=Publisher(kafka.producer(s.kafka_servers, **PRODUCER), there),
         online=OnlineSink(default_writer().write),
         checkpoints=Checkpoints(s.checkpoints, f"bench-{index}", topic),
@@ -256,7 +268,7 @@ def memory(there: Place, messages: int) -> list[dict[str, Any]]:
     producer = kafka.producer(there.servers)
     held: list[tuple[int, int]] = []
     environment = there.environment("long")
-    command = ["-m", "tests.benchmarks.bench_stream", "featurize", topic, "0", str(messages)]
+    command = ["-m", "tests.benchmarks.bench_stream", "featurize", topic, "0", "1", str(messages)]
 
     def market() -> Iterator[tuple[int, str, bytes]]:
         yield from squeezed(generate(seed=3, seconds=messages // 25, products=PRODUCTS, start_ns=1_764_547_200 * 10**9))
