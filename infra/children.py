@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from feature_repo.errors import StoreError
-from infra.settings import ROOT
+from infra.settings import ROOT, child_environment, settings
 from infra.supervisor import stop_with_parent
 
 STOP_S: Final = 40.0
@@ -125,3 +126,14 @@ class Child:
         except FileNotFoundError:
             lines = []
         return f"{lines[-1][:300] if lines else 'it said nothing'} (see {self.log})"
+
+
+@contextmanager
+def running(name: str, command: Sequence[str], **environment: str) -> Iterator[Child]:
+    """Run a command as long as the block, in the settings' run folder; it is ended in order after it."""
+    child = Child(name, command, settings().run, child_environment(**environment))
+    child.start()
+    try:
+        yield child
+    finally:
+        child.stop()

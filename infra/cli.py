@@ -1,16 +1,19 @@
 """The ``volspike`` command: one module per command in ``infra/commands``, found by its name.
 
 Exit codes: 0 done, 1 it ran and the answer is no (or an input, a store or the data stood in the way), 2 the call was
-wrong, 130 after Ctrl-C. Errors of our own are printed as one line on standard error; anything else is a bug and shows
-its traceback.
+wrong, 130 after Ctrl-C, 143 after SIGTERM. Errors of our own are printed as one line on standard error; anything else
+is a bug and shows its traceback.
 """
 
 from __future__ import annotations
 
 import inspect
+import signal
 import sys
+import threading
 from importlib import import_module
 from pkgutil import iter_modules
+from types import FrameType
 
 import typer
 
@@ -77,6 +80,9 @@ def main(args: list[str] | None = None) -> None:
     SystemExit
         Always, with the code described in the module's docstring.
     """
+    # so that whatever it started is ended, and what is half-written goes; a command may set a handler of its own
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         code = build()(args=args, prog_name="volspike", standalone_mode=False)
     except VolspikeError as error:
@@ -97,6 +103,10 @@ def main(args: list[str] | None = None) -> None:
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code
         print("volspike: interrupted; what was committed is kept", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def wrong_settings(error: ValueError) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from feature_repo.contract import FEATURE_NAMES
 from feature_repo.errors import InsufficientDataError, SealedError, StoreError
+from infra.service_child import service
 from infra.settings import ROOT, child_environment, settings
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 SEED = 7
 SECONDS = 4 * 3600
 """Length of the generated tape: long enough for a purged split of three blocks."""
-READY_S = 60.0
 LIVE_SPEED = 90.0
 LIVE_S = 18.0
 """How long the live system is shown: at that speed long enough for windows of 900 s to fill."""
@@ -245,38 +244,10 @@ def _materialize() -> dict[str, Any]:
 
 @contextmanager
 def _service() -> Iterator[str]:
-    """Run ``bentoml serve`` as a newcomer would, on a free port where the usual one is taken."""
-    port = settings().service_port if _free(settings().service_port) else _any_port()
-    url = f"http://127.0.0.1:{port}"
-    log = settings().run / "service.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = child_environment(VOLSPIKE_SERVICE_PORT=str(port))
-    command = [str(Path(sys.executable).with_name("bentoml")), "serve"]
-    with log.open("wb") as out:
-        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        _wait_ready(server, url, log)
-        yield url
-    finally:
-        server.terminate()
-        try:
-            server.wait(15)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _wait_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise StoreError(f"the service ended with code {server.returncode}; see {log}")
-        try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=1):  # noqa: S310 - our own loopback address
-                return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.1)
-    raise StoreError(f"the service was not ready within {READY_S:.0f} s; see {log}")
+    """Run ``bentoml serve`` as a newcomer would."""
+    with service() as started:
+        started.wait_ready()
+        yield started.url
 
 
 def _ask(url: str, products: Sequence[str]) -> list[dict[str, Any]]:
@@ -324,22 +295,6 @@ def _said_live(live: Live) -> str:
         for line in live.lines
     )
     return f"{live.ingest.get('messages', 0):,} messages → Kafka → {live.featurize.get('rows', 0):,} rows → {told}"
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _any_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _until_interrupted() -> None:

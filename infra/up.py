@@ -11,20 +11,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from feature_repo.errors import StoreError
-from infra import services
-from infra.children import Child, volspike
-from infra.settings import child_environment, settings
+from infra import service_child, services
+from infra.children import Child, running, volspike
+from infra.settings import settings
 from infra.up_view import Counted, Line, Watcher, cells, table
 
 SHOW_S: Final = 0.5
@@ -129,7 +128,7 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
         channels = settings().channels
         taped = Taped(order.tapes, order.products) if order.tapes else None
         if order.feed != "live":
-            exchange = stack.enter_context(_child("exchange", _exchange(order)))
+            exchange = stack.enter_context(running("exchange", _exchange(order)))
             feed = _address(exchange)
             products = order.products or PRODUCTS
             if taped is not None:
@@ -138,10 +137,10 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
             say(f"exchange {feed}, {order.feed} at {order.speed:g} times its speed")
         pair = ",".join(products)
         service = stack.enter_context(_service(order.service))
-        featurize = stack.enter_context(_child("featurize", volspike("featurize", "--json")))
+        featurize = stack.enter_context(running("featurize", volspike("featurize", "--json")))
         saving = ["--save-raw"] if order.save_raw else []
         command = volspike("ingest", "--json", "--feed", feed, "--pair", pair, "--channels", channels, *saving)
-        ingest = stack.enter_context(_child("ingest", command))
+        ingest = stack.enter_context(running("ingest", command))
         parts = [featurize, ingest]
         say(f"ingest, featurize; {'service ' + service if service else 'no service'}; Ctrl-C stops all in order")
         counted = Counted(servers, RAW)
@@ -211,16 +210,6 @@ def _exchange(order: Order) -> list[str]:
     return volspike("exchange", *given, "--port", "0", "--speed", f"{order.speed:g}", "--json")
 
 
-@contextmanager
-def _child(name: str, command: Sequence[str], **environment: str) -> Iterator[Child]:
-    child = Child(name, command, settings().run, child_environment(**environment))
-    child.start()
-    try:
-        yield child
-    finally:
-        child.stop()
-
-
 def _address(exchange: Child) -> str:
     """Wait until the exchange says where it listens."""
     deadline = time.monotonic() + START_S
@@ -240,18 +229,8 @@ def _service(wanted: bool | str) -> Iterator[str]:
     if not wanted or isinstance(wanted, str):
         yield wanted or ""
         return
-    port = settings().service_port
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            with socket.socket() as other:
-                other.bind(("127.0.0.1", 0))
-                port = int(other.getsockname()[1])
-    command = [str(Path(sys.executable).with_name("bentoml")), "serve"]
-    with _child("service", command, VOLSPIKE_SERVICE_PORT=str(port)):
-        yield f"http://127.0.0.1:{port}"
+    with service_child.service() as started:
+        yield started.url
 
 
 @contextmanager
