@@ -20,7 +20,7 @@ demo: setup ## the whole job by itself: tape to forecasts over HTTP; ARGS="--tap
 	@$(PYTHON_ENV)/volspike demo $(ARGS)
 
 test: setup ## all tests but slow, bench and chaos; ARGS="-k name" for some
-	@$(PYTHON_ENV)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not bench and not chaos" $(ARGS)
+	@$(PYTHON_ENV)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not bench and not chaos" $(ARGS)
 
 check: setup ## ruff, mypy --strict, import directions, docs, doctests
 	$(PYTHON_ENV)/ruff check .
