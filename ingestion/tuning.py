@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import pyarrow as pa
-
 SWITCH_S: Final = 0.0005
 """How long a thread may keep the others waiting: the interpreter's own, 5 ms, is a
 message's whole way."""
@@ -25,19 +23,29 @@ def give_back() -> None:
         trim(0)
 
 
+def arrow_gives_back() -> None:
+    """Have Arrow allocate from the C library, whose free memory :func:`give_back` reaches; its own pool keeps 20 MB."""
+    import pyarrow as pa
+
+    pa.set_memory_pool(pa.system_memory_pool())
+
+
+def leave_alone() -> None:
+    """Have the collector of cycles never look again at what there is now."""
+    gc.collect()
+    gc.freeze()
+
+
 @contextmanager
 def tuned() -> Iterator[None]:
     """Set this process up for the time of the block; enter it when all that is needed from the start is loaded.
 
     What there is by then is not looked through again for cycles: the imports alone leave hundreds of thousands of
-    objects, and walking these took longer than the kernel. Arrow allocates from the C library, which gives back what
-    is free (:func:`give_back`); its own pool keeps some 20 MB.
+    objects, and walking these took longer than the kernel.
     """
-    pa.set_memory_pool(pa.system_memory_pool())
     interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(SWITCH_S)
-    gc.collect()
-    gc.freeze()
+    leave_alone()
     gc.set_threshold(*THRESHOLDS)
     try:
         yield

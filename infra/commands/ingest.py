@@ -31,10 +31,6 @@ def command(
     import json
     from contextlib import nullcontext
 
-    from infra.imports import arrow_without_pandas
-
-    arrow_without_pandas()
-
     from feature_repo.errors import UsageError
     from infra.broker import ensure_kafka
     from infra.ingest_view import live_line

@@ -29,7 +29,7 @@ from feature_repo.errors import StoreError
 from ingestion import tables
 from ingestion.featurize.publisher import Held
 from ingestion.kernel import LogRows, Part
-from ingestion.tuning import give_back
+from ingestion.tuning import arrow_gives_back, give_back
 
 RETRY_S: Final = 1.0
 """Wait after a failed commit: a full disk or a broker that is gone is tried once a second."""
@@ -73,6 +73,7 @@ class Committer:
         flush: Callable[[], None],
         checkpoint: Callable[[int, bytes], None],
     ) -> None:
+        arrow_gives_back()
         self._flush = flush
         self._checkpoint = checkpoint
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="commit")

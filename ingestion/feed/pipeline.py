@@ -5,6 +5,9 @@
     exchange ──► Client (an event loop that only stamps) ──► Inbox ──► Worker (a thread: detect, number, record, send)
         ▲                                                                │
         └──────────────────── snapshots asked for ───────────────────────┘
+
+One that begins again, as after a kill, connects at once: what the worker needs, the kernel above all, is loaded in its
+thread meanwhile, and what comes waits in the inbox. So the gap is as long as a connection takes.
 """
 
 from __future__ import annotations
@@ -17,24 +20,24 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from feature_repo.errors import InputError, UsageError
+from feature_repo.names import is_name
+from infra.imports import arrow_without_pandas
 from infra.settings import settings
 from ingestion import kafka
 from ingestion.feed.client import Client
 from ingestion.feed.dialects import Feed, checked_channels, feed_of
 from ingestion.feed.inbox import Inbox
-from ingestion.feed.outbox import PRODUCER, Outbox
-from ingestion.feed.recorder import Recorder
 from ingestion.feed.remembered import Topic, recall, remember
 from ingestion.feed.report import Report
 from ingestion.feed.spill import Spill
-from ingestion.feed.worker import Worker
-from ingestion.kernel.chunk import is_name
-from ingestion.kernel.warm import warm_up
 from ingestion.topics import RAW
-from ingestion.tuning import tuned
+from ingestion.tuning import leave_alone, tuned
+
+if TYPE_CHECKING:
+    from ingestion.feed.worker import Worker
 
 FLUSH_S: Final = 10.0
 """How long the end waits for the broker; what it hasn't acknowledged by then stays in the spill."""
@@ -109,29 +112,47 @@ def ingest(
     if not is_name(order.topic):
         raise UsageError(f"topic is {order.topic!r}, must be 1 to 64 of A-Z a-z 0-9 . _ -; set --topic")
     s = settings()
-    warm_up()  # a connection's first messages must not wait for the compiler
     folder = spill_folder(order.topic)
     known = recall(folder, servers, s.partitions)
     partitions = known or kafka.require_topics(servers, [order.topic], s.partitions)[order.topic]
     spill = Spill(folder, s.spill_mb << 20)
     try:
         if known is None:
+            _load()  # the first time the kernel may have to be compiled, and nobody waits for what is missed
             remember(folder, Topic(servers, partitions))
-        recorder = Recorder(s.raw, s.tape_minutes * 60) if order.save_raw else None
-        outbox = Outbox(lambda: kafka.producer(servers, **PRODUCER), order.topic, partitions, spill)
         report = Report(feed=feed.url, topic=order.topic, products=products)
+
+        def make(inbox: Inbox, client: Client) -> Worker:
+            _load()
+
+            from ingestion.feed.outbox import PRODUCER, Outbox
+            from ingestion.feed.recorder import Recorder
+            from ingestion.feed.worker import Worker
+
+            recorder = Recorder(s.raw, s.tape_minutes * 60) if order.save_raw else None
+            outbox = Outbox(lambda: kafka.producer(servers, **PRODUCER), order.topic, partitions, spill)
+            leave_alone()
+            return Worker(inbox, client, outbox, recorder, report)
 
         async def run() -> None:
             inbox = Inbox()
             client = _Client(feed, products, channels, inbox)
-            worker = Worker(inbox, client, outbox, recorder, report)
-            await _run(client, worker, inbox, report, order.minutes, show, stop or threading.Event())
+            await _run(client, make, inbox, report, order.minutes, show, stop or threading.Event())
 
         with tuned(), asyncio.Runner(loop_factory=_fast_loop()) as runner:
             runner.run(run())
     finally:
         spill.close()
     return report
+
+
+def _load() -> None:
+    """Load what the worker needs, and have its kernel ready."""
+    arrow_without_pandas()
+
+    from ingestion.kernel.warm import warm_up
+
+    warm_up()
 
 
 def spill_folder(topic: str) -> Path:
@@ -179,7 +200,7 @@ class _Client(Client):
 
 async def _run(
     client: Client,
-    worker: Worker,
+    make: Callable[[Inbox, Client], Worker],
     inbox: Inbox,
     report: Report,
     minutes: float | None,
@@ -189,10 +210,12 @@ async def _run(
     """Run the client here and the worker in its thread until the end; then finish the log."""
     loop = asyncio.get_running_loop()
     failures: list[BaseException] = []
+    workers: list[Worker] = []
 
     def work() -> None:
         try:
-            worker.run()
+            workers.append(make(inbox, client))
+            workers[0].run()
         except BaseException as error:  # whatever it is, it ends the ingestion and is raised there
             failures.append(error)
             loop.call_soon_threadsafe(client.stop)
@@ -211,7 +234,8 @@ async def _run(
         showing.cancel()
         inbox.end()
         await asyncio.to_thread(thread.join)
-        worker.finish(FLUSH_S)
+        for worker in workers:
+            worker.finish(FLUSH_S)
     if failures:
         raise failures[0]
 

@@ -18,11 +18,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.names import is_name
 from ingestion.feed import records
 from ingestion.feed.detector import Detector
 from ingestion.feed.dialects import BOOK
 from ingestion.feed.inbox import Opened, Received
-from ingestion.kernel.chunk import is_name
 from ingestion.kernel.messages import parse_times
 from ingestion.topics import Envelope, Kind
 

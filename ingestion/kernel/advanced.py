@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.names import is_name
 from ingestion.kernel.assemble import EVERY_PRODUCT, Assembler, floats
-from ingestion.kernel.chunk import Chunk, channel_flag, is_name
+from ingestion.kernel.chunk import Chunk, channel_flag
 from ingestion.kernel.events import (
     BOOK_SNAPSHOT,
     BOOK_UPDATE,

@@ -13,7 +13,6 @@ from ingestion.kernel.messages import Message
 
 FEED, RECORD = 0, 1
 """Who wrote a message: the exchange or the ingestor."""
-_NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9._-]{1,64}")
 _BOOK_CHANNELS = {"level2", "level2_batch", "level2_50", "l2_data"}
 _TRADE_CHANNELS = {"matches", "market_trades"}
 _HEARTBEAT_CHANNELS = {"heartbeat", "heartbeats"}
@@ -59,14 +58,3 @@ class Chunk:
 def reason_of(error: Exception) -> str:
     """Return why a line can't be decoded and at which field, without the byte that would make each reason its own."""
     return re.sub(r" \(byte \d+\)", "", str(error)).replace("`", "")[:120]
-
-
-def is_name(text: str) -> bool:
-    """Tell whether a product or session id may name a key, a row and a file.
-
-    Examples
-    --------
-    >>> is_name("BTC-USD"), is_name("../x"), is_name("")
-    (True, False, False)
-    """
-    return _NAME.fullmatch(text) is not None

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.names import is_name
 from ingestion.kernel.assemble import Assembler, floats
-from ingestion.kernel.chunk import Chunk, channel_flag, is_name, reason_of
+from ingestion.kernel.chunk import Chunk, channel_flag, reason_of
 from ingestion.kernel.events import (
     BOOK_SNAPSHOT,
     BOOK_UPDATE,

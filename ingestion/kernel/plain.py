@@ -203,7 +203,7 @@ def _text_end(text, words, at):
 
 @inner
 def is_plain_name(text, lo, hi):
-    """Tell whether text[lo:hi] may name a product: as ``chunk.is_name``."""
+    """Tell whether text[lo:hi] may name a product: as ``feature_repo.names.is_name``."""
     if hi - lo < 1 or hi - lo > _NAME_BYTES:
         return False
     telling = False

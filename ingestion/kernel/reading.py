@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.contract import FUTURE_NS
+from feature_repo.names import is_name
 from ingestion.kernel.assemble import Assembler
-from ingestion.kernel.chunk import FEED, RECORD, Chunk, is_name, reason_of
+from ingestion.kernel.chunk import FEED, RECORD, Chunk, reason_of
 from ingestion.kernel.events import NO_TIME, Reject
 from ingestion.kernel.keys import repeats_a_key
 from ingestion.kernel.messages import DECODER, HEAD, Message

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
+from feature_repo.names import is_name
 from ingestion.kernel.assemble import EVERY_PRODUCT, Assembler
-from ingestion.kernel.chunk import Chunk, channel_flag, is_name
+from ingestion.kernel.chunk import Chunk, channel_flag
 from ingestion.kernel.events import BOOK_NOTE, GAP, KEYFRAME, SESSION, STATUS
 from ingestion.kernel.messages import NAMES, Message
 

@@ -139,7 +139,7 @@ def test_broker_and_disk_gone_together_is_a_counted_loss_inside_a_recorded_gap(
 ) -> None:
     ledger = tmp_path / "sent.ndjson"
     monkeypatch.setattr("ingestion.feed.client.QUIET_HEARTBEAT_S", 60.0)
-    monkeypatch.setattr("ingestion.feed.pipeline.Outbox", partial(Outbox, max_messages=200))
+    monkeypatch.setattr("ingestion.feed.outbox.Outbox", partial(Outbox, max_messages=200))
     gone, real = False, os.write
 
     def write(file: int, data: bytes) -> int:

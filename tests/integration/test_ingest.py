@@ -142,7 +142,7 @@ def test_a_snapshot_that_never_comes_ends_stale_and_the_others_go_on(
     data_dir: Path, tmp_path: Path, kafka_embedded: str, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = partial(Recovery, wait_s=0.2, tries=2, slow_s=60.0)
-    monkeypatch.setattr("ingestion.feed.pipeline.Worker", partial(Worker, recovery=quick))
+    monkeypatch.setattr("ingestion.feed.worker.Worker", partial(Worker, recovery=quick))
     topic = "raw-stale"
     with (
         exchange(market(60), speed=12.0, times="squeeze", faults="no_snapshot=1.0/SOL-USD") as server,

@@ -18,7 +18,7 @@ ROOMS = {
     "infra.logs": (),
     "infra.imports": (),
     "feature_repo": ("feature_repo", *HOUSE),
-    "ingestion.kernel": ("ingestion.kernel", "feature_repo.contract", "feature_repo.errors"),
+    "ingestion.kernel": ("ingestion.kernel", "feature_repo.contract", "feature_repo.errors", "feature_repo.names"),
     "ingestion": ("ingestion", "feature_repo", *HOUSE),
     "training": ("training", "feature_repo", "ingestion.kernel", "ingestion.tables", *HOUSE),
     "training.audit": ("training", "feature_repo", "ingestion.kernel", "ingestion.tables", "ingestion.tapes", *HOUSE),
