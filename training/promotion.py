@@ -7,8 +7,10 @@ the deployment log is a view of them.
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -19,6 +21,7 @@ from feature_repo.errors import (
     InputError,
     InsufficientDataError,
     PromotionRefused,
+    StoreError,
     UsageError,
 )
 from infra.settings import settings
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 _DEPLOY: Final = "deploy."
 _ATTEMPT: Final = "attempt."
+_LOCK: Final = ".promotion.lock"
 _KEPT: Final = frozenset(
     (
         "pr_auc",
@@ -136,17 +140,22 @@ def promote(run_or_version: str, *, force: str | None = None, judge: Judge | Non
     ArtefactError, ContractError
         If the artefact doesn't verify.
     StoreError
-        If MLflow or a table is locked or unreachable.
+        If MLflow or a table is locked or unreachable, or another promotion is under way.
     """
     if force is not None and not force.strip():
         raise InputError("--force must give a reason, such as --force 'first model', was empty")
+    with _alone():
+        return _promote(run_or_version, force, judge or examine)
+
+
+def _promote(run_or_version: str, force: str | None, judge: Judge) -> Deployment:
     with tracking() as client:
         version, run_id = registry.find(client, run_or_version)
         artefact = registry.verified(client, run_id)
         stack = _stack(_history(client))
         champion = Incumbent(*registry.find(client, stack[-1])) if stack and stack[-1] != version else None
         past = _attempts(client)
-    contest = (judge or examine)(run_id, champion, past)
+    contest = judge(run_id, champion, past)
     limits = Limits(settings().max_predict_ms, settings().max_model_mb)
     found = objections(contest, limits)
     with tracking() as client:
@@ -185,7 +194,7 @@ def rollback() -> Deployment:
     ArtefactError, ContractError, StoreError
         As :func:`promote`.
     """
-    with tracking() as client:
+    with _alone(), tracking() as client:
         log = _history(client)
         stack = _stack(log)
         if len(stack) < 2:
@@ -198,6 +207,31 @@ def rollback() -> Deployment:
         entry = Deployment(number, "rollback", version, run_id, artefact.digest, stack[-1], at=_now())
         _deploy(client, entry)
     return entry
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep others out from the judgement to the deployment.
+
+    Two at once would be judged against the same champion, so that one of them replaces the other without having been
+    compared with it, and would number their comparisons alike, so that one of these would not be counted.
+    """
+    path = settings().models / _LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("wb")
+    except OSError as error:
+        raise StoreError(
+            f"{path} can't be written: {error.strerror}; set VOLSPIKE_DATA to a folder of yours"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                "another promote or rollback is under way, must be one at a time; try again when it has ended"
+            ) from None
+        yield
 
 
 def history() -> list[Deployment]:

@@ -186,6 +186,21 @@ def test_the_judge_is_told_who_is_champion(mlflow_home):
     assert heard == [None, promotion.Incumbent(version, first), None]
 
 
+def test_two_promotions_at_once_are_not_judged_against_the_same_champion(mlflow_home):
+    (first, version), (second, _) = add(), add(seed=1)
+
+    def slow(run_id, champion, past):
+        with pytest.raises(StoreError, match="one at a time"):
+            promotion.promote(second, force="me too", judge=told())
+        with pytest.raises(StoreError, match="one at a time"):
+            promotion.rollback()
+        return BETTER
+
+    promotion.promote(first, judge=slow)
+    assert [entry.version for entry in promotion.history()] == [version]
+    assert promotion.promote(second, judge=told()).previous == version
+
+
 def test_objections_and_texts_of_any_length_fit_into_a_tag(mlflow_home):
     found = tuple(Objection("NO_EVIDENCE", "x" * 5000) for _ in range(3))
     leaks = tuple("y" * 5000 for _ in range(20))
