@@ -39,8 +39,8 @@ class Scored:
 
     Attributes
     ----------
-    rows, spikes
-        Rows, and those at or over the threshold.
+    rows, spikes, blank
+        Rows, those at or over the threshold, and those that hold none of the model's features.
     rows_per_s
         Of reading, scoring and writing together.
     latency_ms
@@ -55,6 +55,7 @@ class Scored:
 
     rows: int
     spikes: int
+    blank: int
     rows_per_s: float
     latency_ms: dict[str, float]
     batch_ms: dict[str, float]
@@ -115,7 +116,7 @@ def infer(model: str, data: Path, out: Path) -> Scored:
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
     took: list[float] = []
     singles: list[NDArray[np.float64]] = []
-    rows = spikes = 0
+    rows = spikes = blank = 0
     total = sum(pq.ParquetFile(f).metadata.num_rows for f in files)
     if not total:
         raise InputError(f"--data {data} holds no row; give a file with features")
@@ -125,7 +126,7 @@ def infer(model: str, data: Path, out: Path) -> Scored:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         artefact.predict_proba(np.full((1, len(features)), np.nan))  # loads the trees before threads share them
-        for names, p, sampled, seconds in _in_threads(artefact, _batches(files, features, kept), every):
+        for names, p, sampled, empty, seconds in _in_threads(artefact, _batches(files, features, kept), every):
             took.append(seconds)
             spike = p >= artefact.manifest.threshold
             singles.append(sampled)
@@ -136,6 +137,7 @@ def infer(model: str, data: Path, out: Path) -> Scored:
             writer.write_table(table.replace_schema_metadata({"volspike.model": artefact.digest}))
             rows += len(p)
             spikes += int(spike.sum())
+            blank += empty
         assert writer is not None  # noqa: S101  # there is a row
         writer.close()
         os.replace(temporary, out)
@@ -149,6 +151,7 @@ def infer(model: str, data: Path, out: Path) -> Scored:
     return Scored(
         rows,
         spikes,
+        blank,
         rows / elapsed,
         latency,
         _quantiles(np.array(took)),
@@ -168,6 +171,7 @@ def _files(data: Path) -> list[Path]:
 def _columns(files: list[Path], features: list[str]) -> list[str]:
     """Columns of :data:`KEPT` that all files have; every file must have the features."""
     kept = list(KEPT)
+    types: dict[str, tuple[pa.DataType, Path]] = {}
     for file in files:
         try:
             schema = pq.read_schema(file)
@@ -180,10 +184,20 @@ def _columns(files: list[Path], features: list[str]) -> list[str]:
                 f"--data {file} lacks {len(lacking)} of the model's {len(features)} features, such as {lacking[:5]}; "
                 "give rows of spike_features"
             )
+        twice = [name for name in dict.fromkeys([*features, *kept]) if schema.names.count(name) > 1]
+        if twice:
+            raise ContractError(f"--data {file} has several columns {twice[:5]}, must have one of each; leave out others")
         wrong = [name for name in features if not _numeric(schema.field(name).type)]
         if wrong:
             raise ContractError(f"--data {file}: {wrong[:5]} must be numbers, were {schema.field(wrong[0]).type}")
         kept = [name for name in kept if name in schema.names]
+        for name in kept:
+            kind, first = types.setdefault(name, (schema.field(name).type, file))
+            if schema.field(name).type != kind:
+                raise ContractError(
+                    f"--data {file}: {name} is {schema.field(name).type}, in {first.name} it is {kind}; must be of one "
+                    "type in all files, cast it or leave it out"
+                )
     return kept
 
 
@@ -203,17 +217,18 @@ def _batches(files: list[Path], features: list[str], kept: list[str]) -> Iterato
 
 def _in_threads(
     artefact: Artefact, batches: Iterator[tuple[pa.Table, pa.RecordBatch]], every: int
-) -> Iterator[tuple[pa.Table, NDArray[np.float64], NDArray[np.float64], float]]:
-    """Score batches on all cores, in their order: names, probabilities, every so many rows' features, seconds."""
+) -> Iterator[tuple[pa.Table, NDArray[np.float64], NDArray[np.float64], int, float]]:
+    """Score batches on all cores, in their order: names, probabilities, some rows' features, blank rows, seconds."""
 
-    def score(batch: pa.RecordBatch, skip: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    def score(batch: pa.RecordBatch, skip: int) -> tuple[NDArray[np.float64], NDArray[np.float64], int, float]:
         x = _matrix(batch)
         began = time.perf_counter()
         p = artefact.predict_proba(x)
-        return p, x[skip::every].copy(), time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        return p, x[skip::every].copy(), _blank(x), seconds
 
     cores = os.cpu_count() or 1
-    waiting: deque[tuple[pa.Table, Future[tuple[NDArray[np.float64], NDArray[np.float64], float]]]] = deque()
+    waiting: deque[tuple[pa.Table, Future[tuple[NDArray[np.float64], NDArray[np.float64], int, float]]]] = deque()
     rows = 0
     with ThreadPoolExecutor(cores) as pool:
         for names, batch in batches:
@@ -232,6 +247,16 @@ def _matrix(batch: pa.RecordBatch) -> NDArray[np.float64]:
     columns = pl.from_arrow(batch)
     assert isinstance(columns, pl.DataFrame)  # noqa: S101  # of a batch, never of an array
     return np.ascontiguousarray(columns.cast(pl.Float64).to_numpy(order="c"))
+
+
+def _blank(x: NDArray[np.float64]) -> int:
+    """Count the rows without any feature, looking at a further column only where all before it are missing."""
+    rows = np.arange(len(x))
+    for column in range(x.shape[1]):
+        rows = rows[np.isnan(x[rows, column])]
+        if not len(rows):
+            break
+    return len(rows)
 
 
 def _singly(artefact: Artefact, x: NDArray[np.float64]) -> dict[str, float]:

@@ -33,6 +33,8 @@ def command(
     rows = [("one forecast", *found.latency_ms.values()), ("a batch", *found.batch_ms.values())]
     table("latency", header, rows)
     typer.echo(f"{found.rows:,} rows at {found.rows_per_s:,.0f} rows/s, {found.spikes:,} spikes forecast: {found.out}")
+    if found.blank:
+        typer.echo(f"{found.blank:,} rows hold none of the model's features: their forecasts rest on nothing")
     if late:
         typer.echo(
             f"p99 of one forecast is {found.latency_ms['p99']:.3f} ms, must be <= {max_latency_ms:g} ms", err=True

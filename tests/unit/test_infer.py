@@ -113,6 +113,16 @@ def test_what_is_wrong_is_named(tmp_path):
         scored(rows.drop_columns([CORE[0]]).append_column(CORE[0], pa.array([np.inf] * 10)))
     with pytest.raises(InputError, match="no row"):
         scored(rows[:0])
+    with pytest.raises(ContractError, match=rf"several columns .*{CORE[1]}"):
+        scored(rows.append_column(CORE[1], rows[CORE[1]]))
+    (tmp_path / "mixed").mkdir()
+    pq.write_table(rows, tmp_path / "mixed" / "0.parquet")
+    times = pa.array(["now"] * 10)
+    pq.write_table(
+        rows.drop_columns(["event_time_ns"]).append_column("event_time_ns", times), tmp_path / "mixed" / "1.parquet"
+    )
+    with pytest.raises(ContractError, match=r"event_time_ns is string, in 0\.parquet it is int64"):
+        infer(model, tmp_path / "mixed", out)
     scored(rows)
     with pytest.raises(UsageError, match="the data itself"):
         infer(model, data, data)
@@ -126,6 +136,18 @@ def test_what_is_wrong_is_named(tmp_path):
     with pytest.raises(StoreError, match="can't write"):
         infer(model, data, tmp_path / "file" / "p.parquet")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_rows_without_any_feature_are_counted(tmp_path, capsys):
+    rows = table(10)
+    for name in CORE:  # three rows lack all, the others at most what they lacked
+        values = [None] * 3 + rows[name].to_pylist()[3:]
+        rows = rows.drop_columns([name]).append_column(name, pa.array(values, pa.float64()))
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    arguments = ["--data", str(tmp_path / "rows.parquet"), "--out", str(tmp_path / "p.parquet")]
+    with pytest.raises(SystemExit):
+        cli.main(["infer", "--model", str(save(tmp_path / "model")), *arguments])
+    assert "3 rows hold none of the model's features" in capsys.readouterr().out
 
 
 def test_a_flipped_bit_is_refused(tmp_path):

@@ -92,16 +92,16 @@ def test_filter_agrees_with_a_naive_one(day: market_days.Day, law: Horizon) -> N
     threshold = np.full(len(at), np.quantile(day.sigma_fwd * day.mid * 100, 0.6))
     shown = day.shown
     found = filtered(shown.orders, shown.moves, shown.wide, shown.jumps, at, threshold, law, PRODUCT, particles=4_000)
-    expected = naive(shown, at, threshold[0], law, 4_000)
+    # One naive run errs for minutes, all its particles being drawn anew each second: two differ by 0.03 in the mean.
+    expected = np.mean([naive(shown, at, threshold[0], law, 4_000, seed) for seed in (1, 2)], axis=0)
     assert 0.1 < expected.mean() < 0.9
     assert expected.std() > 0.05
-    # The naive one is the noisier: with its 4,000 particles, all drawn anew each second, its level errs for minutes.
-    assert np.corrcoef(found, expected)[0, 1] > 0.95
-    assert np.abs(found - expected).mean() < 0.05
+    assert np.corrcoef(found, expected)[0, 1] > 0.98
+    assert np.abs(found - expected).mean() < 0.025
 
 
-def naive(shown: market_days.Shown, at: np.ndarray, threshold: float, law: Horizon, n: int) -> np.ndarray:
-    rng, latent = np.random.default_rng(1), DEFAULT.latent
+def naive(shown: market_days.Shown, at: np.ndarray, threshold: float, law: Horizon, n: int, seed: int) -> np.ndarray:
+    rng, latent = np.random.default_rng(seed), DEFAULT.latent
     rho, beta = decay(latent.ou_half_life_s), decay(latent.burst_half_life_s)
     moving = np.cumsum(regime_matrix(latent), axis=1)
     regime = rng.choice(4, size=n, p=stationary(latent) / stationary(latent).sum())

@@ -134,6 +134,8 @@ def test_spikes_in_one_block_of_many_give_no_interval():
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    """Percentiles of 40 blocks' mean cover less than 95 %: 0.940 if blocks were normal (1.935 of Student's t at 39
+    degrees of freedom), 0.924 seen over 1,000 days of these skewed ones. The bounds are 2.6 deviations around that."""
     from scipy.stats import norm
 
     covered = 0
@@ -145,7 +147,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         ends = interval("brier", p, y, np.arange(1200) * 30 * S, n=300, seed=seed)
         assert ends is not None
         covered += ends[0] <= 1 / 3 <= ends[1]  # E (U − y)² = 1/3 − 2 · 0.3 / 2 + 0.3 with U uniform
-    assert 0.89 <= covered / 400 <= 0.98
+    assert 0.89 <= covered / 400 <= 0.96
 
 
 def test_a_better_forecast_is_found_better_and_itself_is_not():
