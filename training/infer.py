@@ -186,16 +186,18 @@ def _columns(files: list[Path], features: list[str]) -> list[str]:
             )
         twice = [name for name in dict.fromkeys([*features, *kept]) if schema.names.count(name) > 1]
         if twice:
-            raise ContractError(f"--data {file} has several columns {twice[:5]}, must have one of each; leave out others")
+            raise ContractError(
+                f"--data {file} has several columns {twice[:5]}, must have one of each; leave out others"
+            )
         wrong = [name for name in features if not _numeric(schema.field(name).type)]
         if wrong:
             raise ContractError(f"--data {file}: {wrong[:5]} must be numbers, were {schema.field(wrong[0]).type}")
         kept = [name for name in kept if name in schema.names]
         for name in kept:
-            kind, first = types.setdefault(name, (schema.field(name).type, file))
+            kind, other = types.setdefault(name, (schema.field(name).type, file))
             if schema.field(name).type != kind:
                 raise ContractError(
-                    f"--data {file}: {name} is {schema.field(name).type}, in {first.name} it is {kind}; must be of one "
+                    f"--data {file}: {name} is {schema.field(name).type}, in {other.name} it is {kind}; must be of one "
                     "type in all files, cast it or leave it out"
                 )
     return kept
