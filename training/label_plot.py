@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from feature_repo.errors import StoreError, UsageError
 from training.label_view import LabelView
 from training.labels import REASONS
 from training.summary import utc
@@ -27,7 +28,16 @@ def draw(view: LabelView, path: Path) -> None:
         Labels and counts.
     path
         PNG to write; its folder is created if needed.
+
+    Raises
+    ------
+    UsageError
+        If the name does not end in ``.png``.
+    StoreError
+        If it can't be written.
     """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--plot is {str(path)!r}, must be a file whose name ends in .png, such as labels.png")
     # The object interface keeps no global state and needs no display.
     from matplotlib.figure import Figure
 
@@ -39,8 +49,11 @@ def draw(view: LabelView, path: Path) -> None:
         _sigma(axes[0], said, view.labels.filter(mine), view.marked.filter(mine))
         _hours(axes[1], said)
         _nulls(axes[2], said)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise StoreError(f"can't write {path}: {error.strerror}; free space, or give another --plot") from error
 
 
 def _sigma(axes: Any, said: dict[str, Any], labels: pl.DataFrame, marked: pl.DataFrame) -> None:

@@ -186,7 +186,7 @@ def _chosen(rows: pl.DataFrame, sessions: Sequence[str], exclude: Sequence[str])
     if exclude:
         rows = rows.filter(~pl.col("product_id").is_in(list(exclude)))
     if sessions:
-        rows = rows.filter(pl.col("session").is_in(choose(sessions, known)))
+        rows = rows.filter(pl.col("session").is_in(choose(sessions, known, option="session")))
     if rows.is_empty():
         raise InsufficientDataError(f"no grid row is left of products {there} after the exclusion of {list(exclude)}")
     return rows

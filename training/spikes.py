@@ -181,9 +181,10 @@ def check(frame: pl.DataFrame, blocks: Sequence[str] = BLOCKS) -> None:
         part = frame.filter(pl.col("block") == name)
         found = int(part["spike"].sum())
         if found == 0 or found == part.height:
+            way = "raise" if found else "lower"
             raise InsufficientDataError(
                 f"{name} block has {found} spikes in {part.height} rows, must have at least 1 spike and 1 other row; "
-                "replay a longer tape, move the ratios, or lower --threshold-percentile"
+                f"replay a longer tape, move the ratios, or {way} --threshold-percentile or --tau"
             )
 
 

@@ -132,6 +132,18 @@ def test_label_prints_and_draws(in_home, capsys, monkeypatch, tmp_path, plot):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_that_cannot_be_drawn_is_one_line(in_home, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    for plot, code, word in (
+        ("labels.docx", 2, "ends in .png"),
+        ("", 2, "ends in .png"),
+        ("file/labels.png", 1, "give another --plot"),
+    ):
+        got, _, err = volspike(capsys, "label", "--plot", str(tmp_path / plot))
+        assert (got, word in err) == (code, True), err
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def apart(found):
     """Least distance on the clock between rows of two blocks, seconds."""
     times = [np.sort(found.frame.filter(pl.col("block") == b)["event_time_ns"].to_numpy()) for b in BLOCKS]
@@ -188,6 +200,7 @@ def test_each_session_is_split_in_time_and_whole_sessions_stay_whole(in_home, ca
     [
         (["--sessions", "1,4"], 2, "'4' fits 0 sessions"),
         (["--sessions", "1,aa"], 2, "named already"),
+        (["--sessions", "zz"], 2, "session 'zz' fits 0"),
         (["--train-sessions", "1", "--val-sessions", "2"], 2, "all three or none"),
         (["--train-sessions", "1", "--val-sessions", "2", "--test-sessions", "2"], 2, "two blocks"),
         (["--sessions", "1", "--session", "2"], 2, "give one of them"),
