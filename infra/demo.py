@@ -77,17 +77,18 @@ class Steps:
         self._total = total
         self._done = 0
 
-    def do(self, name: str, work: Callable[[], T], said: Callable[[T], str]) -> T:
-        """Do one step and print its line."""
+    def do(self, name: str, work: Callable[[], T], said: Callable[[T], str], *, talks: bool = False) -> T:
+        """Do one step and print its line; two, if the work ``talks`` itself."""
         self._done += 1
         began = time.perf_counter()
-        print(f"[{self._done}/{self._total}] {name:<13}", end="", flush=True)
+        label = f"[{self._done:>2}/{self._total}] {name:<13}"
+        print(label, end="\n" if talks else "", flush=True)
         try:
             result = work()
         except BaseException:
             print("stopped", flush=True)
             raise
-        print(f"{said(result):<78}{time.perf_counter() - began:6.1f} s", flush=True)
+        print(f"{' ' * len(label) if talks else ''}{said(result):<78}{time.perf_counter() - began:6.1f} s", flush=True)
         return result
 
 
@@ -145,11 +146,11 @@ def run(tapes: Sequence[Path] = (), *, keep: bool = False) -> Outcome:
         except InsufficientDataError as error:
             outcome.refusal = outcome.refusal or str(error)
         if outcome.generated:
-            outcome.live = steps.do("live", lambda: _live(url), _said_live)
+            outcome.live = steps.do("live", lambda: _live(url), _said_live, talks=True)
         outcome.seconds = time.perf_counter() - began
-        show(outcome)
+        show(outcome, kept=keep and bool(url))
         if keep and url:
-            print(f"\nthe service stays at {url} until Ctrl-C", flush=True)
+            print(f"the service stays at {url} until Ctrl-C", flush=True)
             _until_interrupted()
     return outcome
 
@@ -305,8 +306,8 @@ def _until_interrupted() -> None:
         print("stopping")
 
 
-def show(outcome: Outcome) -> None:
-    """Print the summary: what was made and where, the models, the forecasts, what to try next."""
+def show(outcome: Outcome, *, kept: bool = False) -> None:
+    """Print the summary: what was made and where, the models, the forecasts, what to try next; ``kept``: it goes on."""
     from infra.tables_view import table
 
     print()
@@ -375,7 +376,7 @@ def show(outcome: Outcome) -> None:
     print("  volspike replay --raw FILE     your own recording into the tables, then: volspike train")
     if outcome.generated:
         print("The market was generated: these figures show that the parts fit, and nothing about any market.")
-    print(f"done in {outcome.seconds:.0f} s; nothing is left running")
+    print(f"done in {outcome.seconds:.0f} s" + ("" if kept else "; nothing is left running"))
 
 
 def _short(path: Path) -> str:

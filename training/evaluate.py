@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from feature_repo.errors import InputError, InsufficientDataError, StoreError
+from feature_repo.errors import InputError, InsufficientDataError, StoreError, UsageError
 from infra.settings import settings
 from training import curves
 from training.baselines import BASELINES
@@ -44,6 +44,8 @@ SLOPES: Final = 200
 COMPARED: Final = ("pr_auc", "brier_skill", "log_loss")
 FOLDER: Final = "evaluation"
 """Folder of reports in a run."""
+FIGURES: Final = ".json"
+"""The figures lie beside the report under its name with this ending."""
 NEAR_PERFECT: Final = 0.8
 """PR-AUC above which the report itself tells the reader to look for a leak first."""
 
@@ -68,7 +70,7 @@ def evaluate(
     delay_ms
         How late features arrive; None for ``live_delay_ms`` of the settings.
     out
-        HTML file to write; None for one in the reports folder.
+        HTML file to write, its figures beside it as JSON; None for one in the reports folder.
     reason
         For the record of the opening.
     progress
@@ -76,6 +78,8 @@ def evaluate(
 
     Raises
     ------
+    UsageError
+        If ``out`` is named as the file of figures would be.
     SealedError
         If the sealed block was opened before.
     InsufficientDataError
@@ -85,6 +89,8 @@ def evaluate(
     """
     from training.report import write
 
+    if out is not None and out.suffix == FIGURES:
+        raise UsageError(f"--out is {str(out)!r}, where the figures would replace the report; end the name in .html")
     run = Run.load(ref)
     if final and not run.run_id:
         raise InputError(f"{ref} is a folder and no run, so an opening could not be recorded; give a run id")
@@ -254,7 +260,7 @@ def _log(run_id: str, found: Evaluation, path: Path) -> None:
     from mlflow.exceptions import MlflowException
 
     name = "final" if found.block == BLOCK else found.block
-    numbers = path.with_suffix(".json")
+    numbers = path.with_suffix(FIGURES)
     try:
         numbers.write_text(json.dumps(found.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:

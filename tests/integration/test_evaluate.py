@@ -247,8 +247,9 @@ def test_rows_that_say_nothing_give_a_report_that_says_so(trained, tmp_path, mon
         (["volspike@nobody"], 1, "volspike@nobody"),
         (["volspike/99"], 1, "volspike/99"),
         ([], 2, "Missing argument"),
+        (["0123456789abcdef", "--final", "--out", "report.json"], 2, "would replace the report"),
     ],
 )
-def test_a_run_that_is_not_there_is_named(trained, capsys, args, code, said):
+def test_a_call_that_cannot_be_answered_is_named(trained, capsys, args, code, said):
     got, _, err = volspike(capsys, "evaluate", *args)
     assert (got, said in err) == (code, True), err
