@@ -14,7 +14,9 @@ def command(
     delay_ms: Annotated[
         float | None, typer.Option(min=0, help="Milliseconds that features come late; default from the settings.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="HTML file to write, figures beside it as JSON; default in reports.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write, figures beside it as JSON; default in reports.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a run against the best baseline and write a report: pooled, by product, session and hour, as events.
