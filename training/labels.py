@@ -15,6 +15,7 @@ from ingestion import tables
 from ingestion.kernel.label import OPEN, Returns, gap_meets, sigma_fwd
 from training.options import TrainOptions
 from training.sessions import choose, in_time
+from training.table_rows import collect
 
 REASONS: Final = ("no_quote", "gap", "watermark")
 """Why a label is null: no quote at t; a gap meets the horizon; the log does not reach its end. First match wins."""
@@ -115,34 +116,33 @@ def labels(
     ------
     InsufficientDataError
         If there is no grid row.
+    StoreError
+        If a part of the tables is gone or damaged.
     UsageError
         If a session or product is not in the tables.
     """
-    rows = (
+    rows = collect(
+        "spike_features",
         tables.scan("spike_features")
         .filter(pl.col("trigger") == "grid")
-        .select(*_GROUP, "n", "k", "row_time", "event_time_ns", "created_timestamp", "coverage_s")
-        .collect()
+        .select(*_GROUP, "n", "k", "row_time", "event_time_ns", "created_timestamp", "coverage_s"),
     )
     if rows.is_empty():
         raise InsufficientDataError(
             "table spike_features holds no grid row, at least 1 was needed; run: volspike replay --raw PATH --every 1s"
         )
     rows = _chosen(rows, sessions, exclude_products)
-    quotes = (
+    quotes = collect(
+        "quotes",
         tables.scan("quotes")
         .filter(pl.col("product_id").is_in(rows["product_id"].unique().to_list()))
-        .select(*_GROUP, "n", "k", "kind", "event_time_ns", "bid", "ask")
-        .collect()
-        .partition_by(*_GROUP, as_dict=True)
-    )
+        .select(*_GROUP, "n", "k", "kind", "event_time_ns", "bid", "ask"),
+    ).partition_by(*_GROUP, as_dict=True)
     newest = {
         (product, session): time
-        for product, session, time in tables.scan("spike_features")
-        .group_by(*_GROUP)
-        .agg(pl.col("event_time_ns").max())
-        .collect()
-        .iter_rows()
+        for product, session, time in collect(
+            "spike_features", tables.scan("spike_features").group_by(*_GROUP).agg(pl.col("event_time_ns").max())
+        ).iter_rows()
     }
     parts = []
     for key, part in rows.partition_by(*_GROUP, as_dict=True).items():

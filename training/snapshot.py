@@ -19,6 +19,7 @@ from deltalake.transaction import AddAction
 from feature_repo.errors import InputError, StoreError
 from infra.settings import settings
 from ingestion import tables
+from training.table_rows import collect
 
 Said = dict[str, Any]
 
@@ -97,12 +98,12 @@ def _extract(name: str, said: Said, root: Path, gone: list[str]) -> None:
         schema={"session": pl.String, "product_id": pl.String, "last_ns": pl.Int64, "last_n": pl.Int64},
         orient="row",
     )
-    rows = (
+    rows = collect(
+        name,
         tables.scan(name)
         .join(keys.lazy(), on=["session", "product_id"], how="inner")
         .filter((pl.col("event_time_ns") <= pl.col("last_ns")) & (pl.col("n") <= pl.col("last_n")))
-        .drop("last_ns", "last_n")
-        .collect()
+        .drop("last_ns", "last_n"),
     )
     expected = sum(int(p["rows"]) for p in said["parts"])
     if rows.height != expected:

@@ -252,6 +252,18 @@ def test_a_product_that_hardly_moves_is_refused_and_the_others_go_on(data_dir, c
     assert [p["tau"] is None for p in label["products"]] == [False, True, False]
 
 
+@pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:1000])])
+@pytest.mark.parametrize("name", ["spike_features", "quotes"])
+def test_a_part_that_is_gone_or_cut_off_is_named(data_dir, capsys, name, damage):
+    training_tables.write(seconds=900, products=("BTC-USD",))
+    part = tables.parts(name)[0].path
+    damage(part)
+    for command in ("label", "split"):
+        code, out, err = volspike(capsys, command)
+        assert (code, out, f"table {name}: part {part}" in err) == (1, "", True), err
+        assert len(err.splitlines()) == 1, err
+
+
 def test_features_without_quotes_and_quotes_without_features(data_dir, capsys):
     """Labels need both: a product with one of them is said to be without a row, and none stops the others."""
     training_tables.write(seconds=3 * 3600, products=("BTC-USD",))

@@ -10,6 +10,7 @@ from infra.settings import settings
 from ingestion import tables
 from training.artefact import Artefact
 from training.audit.evidence import KEYS, Evidence
+from training.table_rows import collect
 
 if TYPE_CHECKING:
     from training.datasets import Dataset
@@ -66,8 +67,11 @@ def describe(data: Dataset, artefact: Artefact, options: TrainOptions, *, run_id
         x=data.x[shown.to_numpy()],
         features=tuple(data.features),
         artefact=artefact,
-        quotes=tables.scan("quotes").filter(here).collect(),
-        table=tables.scan("spike_features").filter(here & (pl.col("trigger") == "grid")).select(columns).collect(),
+        quotes=collect("quotes", tables.scan("quotes").filter(here)),
+        table=collect(
+            "spike_features",
+            tables.scan("spike_features").filter(here & (pl.col("trigger") == "grid")).select(columns),
+        ),
         tapes=tuple(sorted(settings().raw.rglob("*"))) if settings().raw.is_dir() else (),
         objective=options.objective,
         returns=artefact.manifest.label.returns,
