@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -282,15 +283,21 @@ def gaps_of(quotes: pl.DataFrame) -> list[Gap]:
 
 
 def missing_of(ledger: Sequence[Entry], topic: Topic) -> list[Entry]:
-    """What the exchange sent and the topic lacks."""
+    """What the exchange sent and the topic lacks, at the time that it bears (that of the update before it).
+
+    Gaps are told in the times that messages bear; where the exchange itself is late, it sends them after these.
+    """
     there = topic.crcs
     missing = []
+    time_ns = 0
     for entry in ledger:
+        if entry.kind == "l2update":
+            time_ns = int(np.datetime64(entry.key.removesuffix("Z"), "ns").astype(np.int64))
         if entry.sent and entry.crc is not None:
             if there[entry.crc] > 0:
                 there[entry.crc] -= 1
             else:
-                missing.append(entry)
+                missing.append(msgspec.structs.replace(entry, time_ns=time_ns or entry.time_ns))
     return missing
 
 

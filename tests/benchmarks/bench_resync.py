@@ -1,8 +1,8 @@
 """How long one product's book is gone after a lost trade, and whether the others stop meanwhile.
 
 Every few seconds the simulated exchange leaves out one trade of SOL-USD; ingestion sees the hole in the trade ids, says
-so in the log, and asks for that product's book again. From the log's record of the loss to the new snapshot behind it is
-one resync. Caveat: exchange, ingestion and broker are on one machine, so the network's way is not in it.
+so in the log, and asks for that product's book again. From the log's record of the loss to the new snapshot behind it
+is one resync. Caveat: exchange, ingestion and broker are on one machine, so the network's way is not in it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _resyncs(log: list[Envelope]) -> list[tuple[int, int]]:
 
 def _silence(log: list[Envelope], resyncs: list[tuple[int, int]]) -> float:
     """Longest time between two messages of a product that lost nothing, around the resyncs: s."""
-    longest = 0
+    longest: int = 0
     for product in PRODUCTS:
         if product != LOSER:
             times = np.array([e.recv_ns for e in log if e.product_id == product and e.kind == "feed"])
