@@ -46,6 +46,7 @@ def tracking() -> Iterator[MlflowClient]:
     uri = settings().mlflow_uri
     _refuse_if_locked()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a tool that watches markets tells nobody
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would stand among our own lines
     with warnings.catch_warnings():
         # MLflow's own use of SQLAlchemy and alembic is deprecated there; nothing here can change it.
         warnings.simplefilter("ignore", DeprecationWarning)

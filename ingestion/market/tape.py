@@ -17,6 +17,7 @@ from ingestion.market.generator import PRODUCTS, START_NS, generate, session_id
 from ingestion.market.parameters import DEFAULT, Parameters
 
 Form = Literal["envelope", "raw"]
+_SUFFIXES = (".ndjson", ".zst")
 _LINES = 1_000
 """Lines handed to the compressor at once: a call a line costs a tenth of the whole."""
 
@@ -96,7 +97,7 @@ def write_tape(
     Raises
     ------
     UsageError
-        If an argument is out of its range.
+        If an argument is out of its range, or the file's name says something else than it will hold.
     StoreError
         If the file can't be written; nothing is left behind.
     """
@@ -106,6 +107,8 @@ def write_tape(
     session = session_id(seed=seed, seconds=seconds, products=products, start_ns=start_ns, parameters=parameters)
     if path.is_dir() or not path.suffix:
         path = path / tape_name(seed, seconds, products)
+    if path.suffix not in _SUFFIXES:
+        raise UsageError(f"a tape's name must end in {' or '.join(_SUFFIXES)}, was {path.name}: its readers go by it")
     types: Counter[str] = Counter()
     pairs: Counter[str] = Counter()
     size, lines = 0, list[bytes]()

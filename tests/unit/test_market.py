@@ -304,3 +304,9 @@ def test_tape_that_can_not_be_written_leaves_nothing(tmp_path: Path) -> None:
 def test_wrong_arguments_are_refused_at_the_call(arguments: dict, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         generate(**arguments)
+
+
+def test_a_tapes_name_must_say_what_it_holds(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"must end in \.ndjson or \.zst, was a\.ndjson\.gz"):
+        write_tape(tmp_path / "a.ndjson.gz", seed=1, seconds=5)
+    assert not list(tmp_path.iterdir())
