@@ -131,9 +131,23 @@ def assert_same(fast: Batch, slow: Batch) -> None:
             assert levels.tolist() == slow.levels[expected["lo"] : expected["hi"]].tolist()
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
-@given(st.lists(logs, min_size=1, max_size=2))
+PUSHES = st.lists(logs, min_size=1, max_size=2)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True)
+@given(PUSHES)
 def test_scanned_messages_give_the_same_events(pushes: list[list[Envelope]]) -> None:
+    assert_same_decoded(pushes)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None)
+@given(PUSHES)
+def test_more_scanned_messages_give_the_same_events(pushes: list[list[Envelope]]) -> None:
+    assert_same_decoded(pushes)
+
+
+def assert_same_decoded(pushes: list[list[Envelope]]) -> None:
     fast, state = decoded(pushes, scanned=True)
     slow, expected = decoded(pushes, scanned=False)
     assert state == expected
