@@ -10,6 +10,9 @@ import typer
 
 def command(
     raw: Annotated[list[Path], typer.Option("--raw", help="Tape or folder of tapes; may be given several times.")],
+    more: Annotated[
+        list[Path] | None, typer.Argument(help="More of them: what a shell makes of --raw *.zst.", metavar="PATH")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables; default <data>/tables.")] = None,
     compute_every_n: Annotated[int, typer.Option(min=1, help="Emit every N-th ticker row of a product.")] = 1,
     every: Annotated[str, typer.Option(help="Grid of rows in event time: 1s, 5s, … or off.")] = "1s",
@@ -36,8 +39,9 @@ def command(
         windows=tuple(_whole(w, "windows") for w in windows.split(",")),
         products=None if products is None else frozenset(p.strip() for p in products.split(",")),
     )
-    with progress_bar(raw, quiet=as_json) as progress:
-        summary = replay(raw, out=out, options=options, to=to, progress=progress)
+    paths = [*raw, *(more or ())]
+    with progress_bar(paths, quiet=as_json) as progress:
+        summary = replay(paths, out=out, options=options, to=to, progress=progress)
     show(summary, as_json=as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import zstandard
 
 from feature_repo.errors import InputError, StoreError
+from infra import cli
+from ingestion.market import write_tape
 from ingestion.replay import replay
 from ingestion.tapes import Tape, own_session, read_lines
 
@@ -85,3 +88,13 @@ def test_rejected_messages_that_cannot_be_kept_stop_the_replay(tmp_path: Path, d
     tape.write_bytes(b"no json\n")
     with pytest.raises(StoreError, match="rejected messages can't be kept"):
         replay([tape], out=tmp_path / "tables")
+
+
+def test_a_shell_may_spread_raw_over_many_tapes(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [data_dir / f"{name}.ndjson" for name in "ab"]
+    for seed, path in enumerate(paths):
+        write_tape(path, seed=seed, seconds=5)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["replay", "--raw", *map(str, paths), "--json"])
+    assert stop.value.code == 0
+    assert json.loads(capsys.readouterr().out)["tapes"] == [str(path) for path in paths]
