@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from tests.leaks.market import Source, source
 from tests.leaks.pipeline import build
 from tests.leaks.plants import LEAKS
@@ -25,20 +27,30 @@ def clean(seed: int) -> tuple[int, str] | None:
     return seed, "; ".join(f"seed {seed}: {f}" for f in found.leaks)
 
 
-def planted(seed: int) -> tuple[int, list[str], int] | None:
-    """Plant every leak; the seed, those that were missed, and how many were planted."""
+class Planted(NamedTuple):
+    """Leaks planted in one market: how many, those that were missed, those for which it has too few spikes."""
+
+    seed: int
+    count: int
+    missed: list[str]
+    impossible: list[str]
+
+
+def planted(seed: int) -> Planted | None:
+    """Plant every leak, one by one; None where nothing could be trained."""
     market = _market(seed)
     try:
         build(market, kind="zscore")
     except ValueError:
         return None
-    missed = []
+    missed, impossible = [], []
     for name, (plant, codes) in LEAKS.items():
         try:
-            found = {f.code for f in audit(plant(market, seed), quick=True).leaks}
+            evidence = plant(market, seed)
         except ValueError as error:
-            missed.append(f"{name}, seed {seed}: could not be planted: {error}")
+            impossible.append(f"{name}, seed {seed}: {error}")
             continue
+        found = {f.code for f in audit(evidence, quick=True).leaks}
         if not found & codes:
             missed.append(f"{name}, seed {seed}: found {sorted(found) or 'nothing'}")
-    return seed, missed, len(LEAKS)
+    return Planted(seed, len(LEAKS) - len(impossible), missed, impossible)
