@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -221,6 +222,7 @@ def from_files(files: Sequence[Path]) -> list[dict[str, Any]]:
     """Run the kernel over filled files, one alone and then two at a time."""
     alone = kernels(files[:1])
     both = kernels(files)
+    loops = [sum(loop_s(workers)) / workers for workers in (1, 2)]
     rates = [side["messages"] / side["seconds"] for side in (alone, both)]
     cpu = [side["cpu_s"] / side["rows"] * 1e6 for side in (alone, both)]
     return [
@@ -228,7 +230,15 @@ def from_files(files: Sequence[Path]) -> list[dict[str, Any]]:
         figure("its processor time a message", alone["cpu_s"] / alone["messages"] * 1e6, "us"),
         figure("two workers, files: processor time a row against one", cpu[1] / cpu[0], "x", 1.15, "<=", cpu[0]),
         figure("two workers, files: throughput against one", rates[1] / rates[0], "x", 1.7, ">=", rates[0]),
+        figure("the machine: processor time of a loop, two at once against one", loops[1] / loops[0], "x"),
     ]
+
+
+def loop_s(workers: int) -> list[float]:
+    """Processor time of a loop that shares nothing, in that many processes: what a second busy core costs here."""
+    code = "import time; c = time.process_time(); sum(range(40_000_000)); print(time.process_time() - c)"
+    jobs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(workers)]
+    return [float(job.communicate()[0]) for job in jobs]
 
 
 def kernels(files: Sequence[Path]) -> dict[str, float]:
