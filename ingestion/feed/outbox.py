@@ -7,8 +7,8 @@
               ▼
             spill: the window is copied there, then all that comes; read back in order as the window empties
 
-So whatever dies, what was received and isn't acknowledged lies in the spill, or is younger than a second. What is sent
-twice carries the same number, and readers drop it.
+So whatever dies, what was received and isn't acknowledged lies in the spill, or is younger than a second (and in a
+process that has just begun, than its beginning). What is sent twice carries the same number, and readers drop it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ MAX_MESSAGES: Final = 50_000
 MAX_BYTES: Final = 64 << 20
 SLOW_S: Final = 1.0
 """Age of the oldest unacknowledged message at which the window is copied to disk."""
+FIRST_S: Final = 0.3
+"""The same until the first acknowledgement: what came while this process was loading is older than it looks."""
 RETRY_S: Final = 1.0
 """Pause between attempts to write to a full disk, or to make a new producer."""
 _DRAIN_BYTES: Final = 1 << 20
@@ -137,7 +139,8 @@ class Outbox:
         now = time.monotonic()
         if self._broken and now >= self._retry_at:
             self._renew(now)
-        if not self._behind and self._window and now - self._window[0].at > self._slow_s:
+        slow_s = self._slow_s if self.counters.acknowledged else min(self._slow_s, FIRST_S)
+        if not self._behind and self._window and now - self._window[0].at > slow_s:
             self._begin_spill()
         if self._behind:
             self._drain()
