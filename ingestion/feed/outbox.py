@@ -267,7 +267,11 @@ class Outbox:
         self.counters.spilled += len(fresh)
         if not self._on_disk:
             self._on_disk = True
-            self._log.warning("the broker is slow or gone: messages wait on disk", folder=str(self._spill.folder))
+            folder = str(self._spill.folder)
+            if self.counters.acknowledged:
+                self._log.warning("the broker is slow or gone: messages wait on disk", folder=folder)
+            else:
+                self._log.info("messages wait on disk until the broker has answered", folder=folder)
         return True
 
     def _drain(self) -> None:
