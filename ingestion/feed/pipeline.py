@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -146,6 +147,7 @@ def ingest(
     return report
 
 
+@cache
 def _load() -> None:
     """Load what the worker needs, and have its kernel ready."""
     arrow_without_pandas()

@@ -137,24 +137,26 @@ def determines(e: Evidence) -> Iterator[Finding]:
     y = e.spike
     masks = [e.mask(b) for b in ("train", "validation", "test")]
     of = e.rows["product_id"].to_numpy()
-    # A column that orders spikes by size tells them within a product only: each product has its own tau.
     pooled = [m for m in masks if _judged(y, m)]
-    apart = [s for m in masks for p in np.unique(of) if _judged(y, s := m & (of == p))]
+    # A column that orders spikes by size tells them within a product only: each product has its own tau.
+    products = np.unique(of)
+    apart = [s for m in masks for p in products if _judged(y, s := m & (of == p))] if len(products) > 1 else []
+    named: set[str] = set()
     for blocks, where in ((pooled, "block"), (apart, "product and block")):
+        if len(blocks) < len(pooled):  # few slices agree by chance
+            continue
         for name, best in _determining(e, y, blocks):
-            yield Finding(
-                "FEATURE_IS_LABEL",
-                "leak",
-                f"{name} alone separates spikes from the rest with a ROC-AUC of {best:.4f} in every {where}; no honest "
-                f"feature reaches {DETERMINES}",
-            )
-        if len(apart) == len(pooled):
-            return
+            if name not in named:
+                named.add(name)
+                yield Finding(
+                    "FEATURE_IS_LABEL",
+                    "leak",
+                    f"{name} alone separates spikes from the rest with a ROC-AUC of {best:.4f} in every {where}; no "
+                    f"honest feature reaches {DETERMINES}",
+                )
 
 
-def _determining(
-    e: Evidence, y: NDArray[np.bool_], blocks: list[NDArray[np.bool_]]
-) -> Iterator[tuple[str, float]]:
+def _determining(e: Evidence, y: NDArray[np.bool_], blocks: list[NDArray[np.bool_]]) -> Iterator[tuple[str, float]]:
     """Yield the columns that reach ``DETERMINES`` in every block, with the least they reach."""
     if not blocks:
         return
