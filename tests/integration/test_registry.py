@@ -17,16 +17,15 @@ from contextlib import closing
 import msgspec
 import pytest
 
-from feature_repo import contract
 from feature_repo.errors import ArtefactError, ContractError, InputError, PromotionRefused, StoreError
 from infra.settings import settings
+from tests import manifests
 from training import artefact as art
 from training import promotion, registry
 from training.gate import Comparison, Contest, Objection
 from training.options import TrainOptions
 from training.tracking import MODEL_DIR, experiment_id, log_run, tracking
 
-CORE = list(contract.SERVICES["spike_core_v1"])
 FIGURES = {"pr_auc": 0.3, "prevalence": 0.1, "ece_equal_mass": 0.01, "brier_skill": 0.1}
 WORSE = FIGURES | {"pr_auc": 0.2}
 BETTER = Contest(
@@ -73,22 +72,8 @@ def weights(seed):
 
 
 def manifest(seed):
-    return art.Manifest(
-        name="volspike",
-        kind="lr",
-        service=art.Service("spike_core_v1", contract.service_hash("spike_core_v1")),
-        features=CORE,
-        feature_hash=contract.feature_hash(CORE),
-        label=art.Label(art.Rule("percentile", 95.0), {"BTC-USD": 2e-5}),
-        threshold=0.3,
-        calibration=art.Calibration(),
-        imputation=art.Imputation("median"),
-        training=art.Training({}, ["BTC-USD"], [], 900.0, 960),
-        data={},
-        metrics={"validation": FIGURES},
-        seeds={"model": seed},
-        versions={},
-        options=msgspec.to_builtins(TrainOptions()),
+    return manifests.manifest(
+        metrics={"validation": FIGURES}, seeds={"model": seed}, options=msgspec.to_builtins(TrainOptions())
     )
 
 

@@ -8,13 +8,11 @@ import sys
 import msgspec
 import pytest
 
-from feature_repo import contract
 from feature_repo.errors import SealedError, StoreError
 from infra.settings import settings
+from tests import manifests
 from training import artefact as art
 from training.sealed import open_block, opening, split_key
-
-CORE = list(contract.SERVICES["spike_core_v1"])
 
 
 def block(start, end):
@@ -22,27 +20,10 @@ def block(start, end):
 
 
 def manifest(*, test=(3000, 4000), last=9, sessions=("5e55101234567890",)):
-    return art.Manifest(
-        name="volspike",
-        kind="lr",
-        service=art.Service("spike_core_v1", contract.service_hash("spike_core_v1")),
-        features=CORE,
-        feature_hash=contract.feature_hash(CORE),
-        label=art.Label(art.Rule("percentile", 95.0), {"BTC-USD": 2e-5}),
-        threshold=0.3,
-        calibration=art.Calibration(),
-        imputation=art.Imputation("median"),
-        training=art.Training(
-            {"train": block(0, 1000), "validation": block(1500, 2000), "test": block(*test)},
-            ["BTC-USD"],
-            list(sessions),
-            900.0,
-            960,
-        ),
+    blocks = {"train": block(0, 1000), "validation": block(1500, 2000), "test": block(*test)}
+    return manifests.manifest(
+        training=art.Training(blocks, ["BTC-USD"], list(sessions), 900.0, 960),
         data={"quotes": {"last_n": {f"{sessions[0]}/BTC-USD": last}, "parts": []}},
-        metrics={},
-        seeds={},
-        versions={},
     )
 
 
