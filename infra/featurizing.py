@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
+from functools import partial
 from types import FrameType
 
 from infra.logs import configure_logging
@@ -56,7 +57,7 @@ def featurize(
         checkpoints = Checkpoints(s.checkpoints, f"{name}/{kafka.cluster_id(servers)}", topic)
         online = OnlineSink(default_writer().write)
         worker = Worker(
-            kafka.consumer(name, servers, instance=instance_id, **kafka.pace(servers)),
+            partial(kafka.consumer, name, servers, instance=instance_id, **kafka.pace(servers)),
             topic,
             there[topic],
             publisher=Publisher(kafka.producer(servers, **PRODUCER), there),
@@ -79,8 +80,9 @@ def featurize(
         f"{summary.quotes:,} quotes; in the tables {summary.counts['spike_features_added']:,} and "
         f"{summary.counts['quotes_added']:,} more"
     )
-    worth = ("gaps", "late", "future", "malformed", "duplicate", "chunks_lost", "keyframe_differs", "online_failures")
-    told = [f"{what} {summary.counts[what]:,}" for what in (*worth, "commit_failures") if summary.counts[what]]
+    worth = ("gaps", "late", "future", "malformed", "duplicate", "chunks_lost", "keyframe_differs")
+    failed = ("online_failures", "commit_failures", "fenced")
+    told = [f"{what} {summary.counts[what]:,}" for what in (*worth, *failed) if summary.counts[what]]
     if told:
         print("  " + ", ".join(told))
 

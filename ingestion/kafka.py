@@ -49,6 +49,10 @@ _EMBEDDED: Final = "mockCluster"
 """How librdkafka's broker for tests begins its cluster id."""
 
 
+class ClientLost(StoreError):
+    """A client that can't go on; another one can."""
+
+
 class _Log:
     """What a client writes about its work goes to our log; it wants an object with ``log(level, format, …)``."""
 
@@ -68,18 +72,25 @@ class _Errors:
         self._told: dict[int, float] = {}
 
     def __call__(self, error: KafkaError) -> None:
-        _raise_if_fatal(error)
+        raise_if_fatal(error)
         now = time.monotonic()
         if now - self._told.get(error.code(), -REPEAT_S) >= REPEAT_S:
             self._told[error.code()] = now
             structlog.get_logger("kafka").warning("kafka", error=error.str(), code=error.name())
 
 
-def _raise_if_fatal(error: KafkaError) -> None:
+def raise_if_fatal(error: KafkaError) -> None:
+    """Raise what no client can mend by itself.
+
+    Raises
+    ------
+    ClientLost
+        If the client that had this error can't go on, such as one whose static id another process has taken.
+    """
     if error.fatal() or error.code() == error._FATAL:  # noqa: SLF001  (a public constant in spite of its name)
-        raise StoreError(
+        raise ClientLost(
             f"a Kafka client can't go on: {error.str()}. If it was fenced, another process runs under the same static "
-            "id: give each worker its own"
+            "id (--instance-id): give each worker its own"
         )
 
 
@@ -195,7 +206,7 @@ def batch(reader: Consumer, most: int, timeout_s: float) -> list[Message]:
 
     Raises
     ------
-    StoreError
+    ClientLost
         If the client can't go on, such as one whose static id another process has taken.
     """
     found = reader.consume(most, timeout_s)
@@ -203,7 +214,7 @@ def batch(reader: Consumer, most: int, timeout_s: float) -> list[Message]:
     if len(kept) < len(found):
         for error in (message.error() for message in found):
             if error is not None:
-                _raise_if_fatal(error)
+                raise_if_fatal(error)
                 structlog.get_logger("kafka").warning("kafka", error=error.str(), code=error.name())
     return kept
 
@@ -221,7 +232,7 @@ def patiently(ask: Callable[[float], Answer], limit_s: float) -> Answer:
     Raises
     ------
     StoreError
-        If the broker doesn't answer in time, or refuses.
+        If the broker doesn't answer in time, or refuses; `ClientLost` where it is the client that can't go on.
     """
     from confluent_kafka import KafkaException
 
@@ -231,6 +242,7 @@ def patiently(ask: Callable[[float], Answer], limit_s: float) -> Answer:
             return ask(max(_AGAIN_S, deadline - time.monotonic()))
         except KafkaException as failure:
             error = failure.args[0]
+            raise_if_fatal(error)
             if error.name() not in _PASSING or time.monotonic() >= deadline:
                 told = f"Kafka doesn't answer: {error.str()}; check that it is well, and start again"
                 raise StoreError(told) from failure

@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -49,7 +50,7 @@ class Stage:
     ) -> Worker:
         there = kafka.require_topics(self.servers, [FEATURES, QUOTES], PARTITIONS)
         return Worker(
-            kafka.consumer(self.group, self.servers, instance=instance, **consumer),
+            partial(kafka.consumer, self.group, self.servers, instance=instance, **consumer),
             self.topic,
             self.partitions,
             publisher=Publisher(kafka.producer(self.servers), there),

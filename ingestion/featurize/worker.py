@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from feature_repo.contract import VIEW
-from feature_repo.errors import ContractError, StoreError
+from feature_repo.errors import ContractError
 from ingestion import kafka, tables
 from ingestion.featurize.checkpoint import Checkpoints
 from ingestion.featurize.committer import Committer, Work
@@ -48,6 +48,8 @@ IDLE_S: Final = 0.1
 """Longest wait for a message: how often the loop looks at its clock in a quiet market."""
 END_S: Final = 30.0
 """Bound on the last commit: where it can't be made in that time, the next worker reads that stretch again."""
+TWINS_S: Final = 60.0
+"""A member that is fenced twice within this time has a twin: another worker under its static id."""
 LOG_S: Final = 10.0
 """Bound on asking the broker where a partition begins and what was committed of it."""
 
@@ -99,8 +101,8 @@ class Worker:
 
     Parameters
     ----------
-    consumer
-        A member of the group, not subscribed yet.
+    join
+        Makes a member of the group, not subscribed yet; called again where the last one was fenced.
     topic, partitions
         The raw log and how many partitions it has.
     publisher, online, checkpoints
@@ -113,7 +115,7 @@ class Worker:
 
     def __init__(
         self,
-        consumer: Consumer,
+        join: Callable[[], Consumer],
         topic: str,
         partitions: int,
         *,
@@ -124,7 +126,9 @@ class Worker:
         commit_every_s: float = 5.0,
         checkpoint_every_s: float = 30.0,
     ) -> None:
-        self._consumer = consumer
+        self._join = join
+        self._consumer = join()
+        self._joined_again_at: float | None = None
         self._topic = topic
         self._count = partitions
         self._publisher = publisher
@@ -154,12 +158,15 @@ class Worker:
             If another member has this one's static id, or the tables can't be written.
         """
         began, cpu = time.perf_counter(), time.process_time()
-        self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        self._subscribe()
         try:
             while not stop() and (max_messages is None or self.summary.messages < max_messages):
                 left = BATCH if max_messages is None else min(BATCH, max_messages - self.summary.messages)
-                self._take(self._consume(left))
-                self._commit_when_due()
+                try:
+                    self._take(self._consume(left))
+                    self._commit_when_due()
+                except kafka.ClientLost as lost:
+                    self._join_again(lost)
             self._commit(list(self._mine), save=True)
             self._settle(END_S)
         finally:
@@ -189,12 +196,8 @@ class Worker:
             error = message.error()
             if error is None:
                 good.append(message)
-            elif error.fatal() or error.code() == error._FATAL:  # noqa: SLF001  (a public constant in spite of its name)
-                raise StoreError(
-                    f"Kafka refused this member: {error.str()}; a static id (--instance-id) belongs to one "
-                    "worker: give each its own"
-                )
             else:
+                kafka.raise_if_fatal(error)
                 self._log.warning("consume", error=error.str())
         return good
 
@@ -282,6 +285,25 @@ class Worker:
 
     # Members come and go
 
+    def _subscribe(self) -> None:
+        self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def _join_again(self, lost: kafka.ClientLost) -> None:
+        """Go on as a new member: a broker that comes back after a crash may fence the only one that there is.
+
+        Of two that share a static id the one that was fenced first is fenced again, and ends.
+        """
+        now = time.monotonic()
+        if self._joined_again_at is not None and now - self._joined_again_at < TWINS_S:
+            raise lost
+        self._joined_again_at = now
+        self._log.warning("fenced", error=str(lost), then="joining again")
+        self.summary.counts["fenced"] += 1
+        self._give_up(list(self._mine))
+        self._consumer.close()
+        self._consumer, self._paused = self._join(), False
+        self._subscribe()
+
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._held_rows = tables.last_n(VIEW)
         self._held_quotes = tables.last_n("quotes")
@@ -328,8 +350,10 @@ class Worker:
         consumer.incremental_unassign(partitions)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._give_up([p.partition for p in partitions if p.partition in self._mine])
+
+    def _give_up(self, gone: Sequence[int]) -> None:
         """Another member has them already: what was gathered may be committed, their offsets and states may not."""
-        gone = [p.partition for p in partitions if p.partition in self._mine]
         if gone:
             self._commit([], save=False)
             self._settle()

@@ -199,7 +199,7 @@ def _job_featurize(topic: str, index: str, partitions: str, messages: str) -> di
     s = settings()
     there = kafka.require_topics(s.kafka_servers, [topic, FEATURES, QUOTES], 1)
     worker = Worker(
-        _Given(s.kafka_servers, topic, int(index)),  # type: ignore[arg-type]
+        lambda: _Given(s.kafka_servers, topic, int(index)),  # type: ignore[arg-type,return-value]
         topic,
         int(partitions),
         publisher=Publisher(kafka.producer(s.kafka_servers, **PRODUCER), there),

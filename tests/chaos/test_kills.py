@@ -171,11 +171,16 @@ def test_kills_at_random_moments_lose_and_double_nothing(
                     command.start()
             return observer.messages > before + 1000
 
+        def drained() -> bool:
+            if not featurize.running:
+                featurize.start()
+            return kit.lag(broker.address, "chaos", RAW, PARTITIONS) == 0
+
         before = observer.messages
         assert until(flowing, 120), ingest.said()[-3000:]
         assert ingest.end() == 0, ingest.said()[-3000:]
         exchange.end()
-        assert until(lambda: kit.lag(broker.address, "chaos", RAW, PARTITIONS) == 0, 120), featurize.said()[-3000:]
+        assert until(drained, 120), featurize.said()[-3000:]
         assert featurize.end() == 0, featurize.said()[-3000:]
         seen = {p: dict(found) for p, found in observer.seen.items()}
         topic = kit.read_topic(broker.address, RAW)

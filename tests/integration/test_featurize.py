@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ class Stage:
     def worker(self, write: Callable[[list[Part]], int] | None = None, instance: str | None = None) -> Worker:
         there = kafka.require_topics(self.servers, [FEATURES, QUOTES], PARTITIONS)
         return Worker(
-            kafka.consumer(self.group, self.servers, instance=instance),
+            partial(kafka.consumer, self.group, self.servers, instance=instance),
             self.topic,
             PARTITIONS,
             publisher=Publisher(kafka.producer(self.servers), there),

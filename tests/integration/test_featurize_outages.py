@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from feature_repo.contract import VIEW
 from infra.broker import EmbeddedKafka
 from infra.embedded import EmbeddedRedis
 from infra.settings import settings
-from ingestion import tables
+from ingestion import kafka, tables
 from ingestion.topics import Envelope
 from tests import featurize_kit as kit
 from tests.conftest import free_port, until
@@ -153,4 +154,29 @@ def test_the_broker_may_go_while_rows_wait_for_it(online: EmbeddedRedis, monkeyp
             assert until(lambda: run.worker._committer.counts["commit_failures"] > 0, 20)
             broker.up()
             kit.assert_reached(log, 60)
+    kit.assert_tables_hold(log)
+
+
+def test_a_member_that_was_fenced_goes_on_as_a_new_one(online: EmbeddedRedis, kafka_real: str) -> None:
+    """As a broker does that comes back after kill -9 and takes the only member for one that was replaced."""
+    log = kit.log_of(40, seed=25)
+    first, second = pieces(log, 2)
+    stage = kit.Stage(kafka_real)
+    with kit.running(stage.worker(instance="one")) as run:
+        stage.feed(first)
+        kit.assert_reached(first)
+        ghost = kafka.consumer(stage.group, kafka_real, instance="one")
+        ghost.subscribe([stage.topic])
+
+        def fenced() -> bool:
+            with suppress(kafka.ClientLost):  # it may be fenced in its turn before it is looked at
+                ghost.poll(0.05)
+            return run.worker.summary.counts["fenced"] == 1
+
+        assert until(fenced, 30)
+        ghost.close()
+        stage.feed(second)
+        kit.assert_reached(log, 60)
+        assert until(lambda: kit.newest_online(log), 15)
+    assert run.worker.summary.counts["fenced"] == 1
     kit.assert_tables_hold(log)
