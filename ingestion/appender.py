@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ingestion import tables
 from ingestion.table_keys import NEVER, RowKeys
-from ingestion.table_log import Key, read_versions
+from ingestion.table_log import Key
 from ingestion.table_parts import PartWriter
 from ingestion.table_schema import conform, schema
 
@@ -47,6 +47,7 @@ class Appender:
         self._root = root
         self._folder = tables.folder_of(name, root)
         self._columns = pa.schema([field.with_nullable(True) for field in schema(name)])
+        self._kept = tables.keep(name, root=root)
         self._held: dict[Key, int] | None = None
         self._part: PartWriter | None = None
         self._gathered: list[pa.Table] = []
@@ -83,8 +84,7 @@ class Appender:
             return
         with tables.store_errors(self.name, self._folder, "writing"):
             if self._held is None:
-                table = tables.open_to_write(self.name, self._folder)
-                self._held = read_versions(self._folder, table.version())
+                _, self._held = self._kept.refresh()
             keep = keys.newer_than(self._held)
             if not keep.all():
                 rows, cause_n = rows.filter(pa.array(keep)), cause_n[keep]
@@ -119,7 +119,7 @@ class Appender:
             with tables.store_errors(self.name, self._folder, "writing"):
                 rows = pq.read_table(path, partitioning=None)
                 path.unlink()
-            return tables.append(self.name, rows, causes, versions, root=self._root)
+            return tables.append(self.name, rows, causes, versions, root=self._root, kept=self._kept)
         finally:
             self.abort()
 
@@ -146,11 +146,11 @@ class Appender:
                 self._write_group()
             part = self._part
             if part is None:
-                tables.append(self.name, schema(self.name).empty_table(), causes, versions, root=self._root)
+                nothing = schema(self.name).empty_table()
+                tables.append(self.name, nothing, causes, versions, root=self._root, kept=self._kept)
                 return None, causes
             add = part.close()
-            table = tables.open_to_write(self.name, self._folder)
-            held = read_versions(self._folder, table.version())
+            table, held = self._kept.refresh()
             # From here on the part belongs to the log, or to whoever finds out that it doesn't.
             self._part = None
             before = self._held or {}

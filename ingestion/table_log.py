@@ -48,7 +48,7 @@ def transactions(versions: Mapping[Key, int], now_ms: int) -> list[Transaction]:
     return [Transaction(app_id(key), n, now_ms) for key, n in versions.items()]
 
 
-def read_versions(table: Path, version: int) -> dict[Key, int]:
+def read_versions(table: Path, version: int, known: tuple[int, Mapping[Key, int]] | None = None) -> dict[Key, int]:
     """Last n of each (session, product) as of one version of the table.
 
     Parameters
@@ -57,6 +57,8 @@ def read_versions(table: Path, version: int) -> dict[Key, int]:
         The table's folder.
     version
         Version of the table to read at: the one a commit will be checked against.
+    known
+        An earlier version and what was read at it: only the commits after it are read.
 
     Returns
     -------
@@ -73,13 +75,7 @@ def read_versions(table: Path, version: int) -> dict[Key, int]:
     Format: the Delta transaction protocol, sections "Transaction Identifiers" and "Checkpoints".
     """
     log = table / "_delta_log"
-    found: dict[Key, int] = {}
-    checkpoints = (match for path in log.iterdir() if (match := _CHECKPOINT.fullmatch(path.name)))
-    start = max((int(m[1]) for m in checkpoints if int(m[1]) <= version), default=-1)
-    if start >= 0:
-        with pq.ParquetFile(log / f"{start:020d}.checkpoint.parquet") as checkpoint:
-            txn = checkpoint.read(columns=["txn"]).column("txn").drop_null().to_pylist()
-        found.update((key, t["version"]) for t in txn if (key := _key(t["appId"])))
+    start, found = _at_checkpoint(log, version) if known is None else (known[0], dict(known[1]))
     for step in range(start + 1, version + 1):
         for line in (log / f"{step:020d}.json").read_text("utf-8").splitlines():
             if line.startswith('{"txn"'):
@@ -87,6 +83,17 @@ def read_versions(table: Path, version: int) -> dict[Key, int]:
                 if key := _key(t["appId"]):
                     found[key] = t["version"]
     return found
+
+
+def _at_checkpoint(log: Path, version: int) -> tuple[int, dict[Key, int]]:
+    """Version of the newest checkpoint up to ``version``, −1 where there is none, and what was known then."""
+    checkpoints = (match for path in log.iterdir() if (match := _CHECKPOINT.fullmatch(path.name)))
+    start = max((int(m[1]) for m in checkpoints if int(m[1]) <= version), default=-1)
+    if start < 0:
+        return start, {}
+    with pq.ParquetFile(log / f"{start:020d}.checkpoint.parquet") as checkpoint:
+        txn = checkpoint.read(columns=["txn"]).column("txn").drop_null().to_pylist()
+    return start, {key: t["version"] for t in txn if (key := _key(t["appId"]))}
 
 
 def _key(app: str) -> Key | None:

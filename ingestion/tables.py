@@ -22,25 +22,24 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
-from deltalake import DeltaTable, Field, Schema, WriterProperties
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake import DeltaTable, Schema, WriterProperties
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, CommitProperties
 from numpy.typing import NDArray
 
-from feature_repo.errors import ContractError, StoreError
+from feature_repo.errors import StoreError
 from infra.settings import settings
 from ingestion.table_keys import NEVER, RowKeys
 from ingestion.table_log import Key, read_versions, transactions
+from ingestion.table_open import Kept, missing_fields, open_table, open_to_write
 from ingestion.table_parts import Part, write_part
-from ingestion.table_schema import STATS_COLUMNS, conform, schema
+from ingestion.table_schema import conform, schema
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Part", "append", "compact", "last_n", "parts", "scan", "schema", "vacuum"]
+__all__ = ["Part", "append", "compact", "keep", "last_n", "open_to_write", "parts", "scan", "schema", "vacuum"]
 
-CHECKPOINT_COMMITS: Final = 50
-"""Commits between checkpoints: bounds the small files that opening a table reads."""
 MAX_CONFLICTS: Final = 100
 """Lost races for one append. Each means that somebody else's commit of the same session got through."""
 
@@ -52,6 +51,7 @@ def append(
     versions: Mapping[Key, int],
     *,
     root: Path | None = None,
+    kept: Kept | None = None,
 ) -> int:
     """Add the rows that the table does not hold yet, in one commit.
 
@@ -67,6 +67,8 @@ def append(
         (session, product_id) -> last message number that ``rows`` covers, also of products without a row.
     root
         Folder of the tables; default ``settings().tables``.
+    kept
+        The same table, by a writer that appends often: see `keep`.
 
     Returns
     -------
@@ -85,27 +87,32 @@ def append(
     if not rows.num_rows and not versions:
         return 0
     folder = folder_of(name, root)
+    current = kept or Kept(name, folder)
     add: AddAction | None = None
-    kept: NDArray[np.bool_] | None = None
+    written: NDArray[np.bool_] | None = None
     with store_errors(name, folder, "writing"):
         for _ in range(MAX_CONFLICTS):
-            table = open_to_write(name, folder)
-            held = read_versions(folder, table.version())
+            table, held = current.refresh()
             news = {key: n for key, n in versions.items() if n > held.get(key, NEVER)}
-            keep = keys.newer_than(held)
-            if add and kept is not None and not np.array_equal(keep, kept):
+            fresh = keys.newer_than(held)
+            if add and written is not None and not np.array_equal(fresh, written):
                 (folder / add.path).unlink(missing_ok=True)
                 add = None
             if not news:
                 return 0
-            if add is None and keep.any():
-                add, kept = write_part(folder, rows if keep.all() else rows.filter(pa.array(keep))), keep
+            if add is None and fresh.any():
+                add, written = write_part(folder, rows if fresh.all() else rows.filter(pa.array(fresh))), fresh
             if commit_part(table, name, folder, add, news):
-                return int(keep.sum())
+                return int(fresh.sum())
     raise StoreError(
         f"table {name} in {folder}: {MAX_CONFLICTS} commits were overtaken by another writer of the same sessions; "
         "nothing was written; stop one of the writers and run again"
     )
+
+
+def keep(name: str, *, root: Path | None = None) -> Kept:
+    """Keep a table open for many appends of one thread."""
+    return Kept(name, folder_of(name, root))
 
 
 def last_n(name: str, *, root: Path | None = None) -> dict[Key, int]:
@@ -121,7 +128,7 @@ def last_n(name: str, *, root: Path | None = None) -> dict[Key, int]:
     schema(name)
     folder = folder_of(name, root)
     with store_errors(name, folder, "reading"):
-        table = _open(folder)
+        table = open_table(folder)
         return {} if table is None else read_versions(folder, table.version())
 
 
@@ -142,11 +149,11 @@ def scan(name: str, *, root: Path | None = None) -> pl.LazyFrame:
     expected = schema(name)
     folder = folder_of(name, root)
     with store_errors(name, folder, "reading", pl.exceptions.ComputeError):
-        table = _open(folder)
+        table = open_table(folder)
         empty = pl.LazyFrame(pl.from_arrow(expected.empty_table()))
         if table is None:
             return empty
-        lacking = {f.name for f in _lacking(name, folder, table)}
+        lacking = {f.name for f in missing_fields(name, folder, table)}
         types = empty.collect_schema()
         columns = [pl.lit(None, types[c]).alias(c) if c in lacking else pl.col(c) for c in expected.names]
         return pl.scan_delta(table).select(columns)
@@ -163,7 +170,7 @@ def parts(name: str, *, root: Path | None = None) -> list[Part]:
     schema(name)
     folder = folder_of(name, root)
     with store_errors(name, folder, "reading"):
-        table = _open(folder)
+        table = open_table(folder)
         if table is None:
             return []
         actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "size_bytes", "num_records"])
@@ -181,7 +188,7 @@ def compact(name: str, *, root: Path | None = None) -> None:
     schema(name)
     folder = folder_of(name, root)
     with store_errors(name, folder, "compacting"):
-        table = _open(folder)
+        table = open_table(folder)
         if table is not None:
             table.optimize.compact(writer_properties=WriterProperties(compression="ZSTD", compression_level=3))
 
@@ -212,7 +219,7 @@ def vacuum(name: str, *, retention_hours: int = 1, root: Path | None = None) -> 
     schema(name)
     folder = folder_of(name, root)
     with store_errors(name, folder, "cleaning"):
-        table = _open(folder)
+        table = open_table(folder)
         if table is None:
             return 0
         return len(table.vacuum(retention_hours, dry_run=False, enforce_retention_duration=False, full=True))
@@ -221,47 +228,6 @@ def vacuum(name: str, *, retention_hours: int = 1, root: Path | None = None) -> 
 def folder_of(name: str, root: Path | None) -> Path:
     """Return the folder of a table."""
     return (settings().tables if root is None else Path(root)) / name
-
-
-def _open(folder: Path) -> DeltaTable | None:
-    if not (folder / "_delta_log").is_dir():
-        return None  # asking delta-rs would make the folder
-    try:
-        return DeltaTable(folder)
-    except TableNotFoundError:
-        return None
-
-
-def open_to_write(name: str, folder: Path) -> DeltaTable:
-    """Open the table; make it, or add the contract's new columns to it, where needed."""
-    while (table := _open(folder)) is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = ",".join(c for c in STATS_COLUMNS if c in schema(name).names)
-        config = {"delta.checkpointInterval": str(CHECKPOINT_COMMITS), "delta.dataSkippingStatsColumns": kept}
-        try:
-            DeltaTable.create(folder, Schema.from_arrow(schema(name)), configuration=config)
-        except DeltaError:
-            if _open(folder) is None:  # else another writer made it first
-                raise
-    while new := _lacking(name, folder, table):
-        try:
-            table.alter.add_columns([Field(f.name, Schema.from_arrow(pa.schema([f])).fields[0].type) for f in new])
-        except CommitFailedError:
-            table = DeltaTable(folder)  # another writer changed the table first: look again
-    return table
-
-
-def _lacking(name: str, folder: Path, table: DeltaTable) -> list[pa.Field]:
-    """Fields of the contract that the stored table is too old to have."""
-    stored = {field.name: field.type for field in pa.schema(table.schema().to_arrow())}
-    expected = schema(name)
-    for field in expected:
-        if stored.get(field.name, field.type) != field.type:
-            raise ContractError(
-                f"table {name} in {folder}: column {field.name} was {stored[field.name]}, expected "
-                f"{field.type}; the table was written under another contract: move the folder away and replay the tapes"
-            )
-    return [field for field in expected if field.name not in stored]
 
 
 def commit_part(table: DeltaTable, name: str, folder: Path, add: AddAction | None, news: Mapping[Key, int]) -> bool:

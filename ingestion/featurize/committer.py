@@ -42,7 +42,7 @@ class Work:
     Attributes
     ----------
     parts
-        Rows since the commit before.
+        Rows since the commit before; gone when the commit is under way.
     versions
         (session, product) -> last message they cover.
     offsets
@@ -76,6 +76,7 @@ class Committer:
         arrow_gives_back()
         self._flush = flush
         self._checkpoint = checkpoint
+        self._tables = {name: tables.keep(name) for name in (VIEW, "quotes")}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._running: Future[Work] | None = None
         self._giving_up = threading.Event()
@@ -121,6 +122,7 @@ class Committer:
     def _commit(self, work: Work) -> Work:
         began = time.perf_counter()
         rows = LogRows(work.parts).tables()
+        work.parts = []  # the tables are a copy
         while True:
             try:
                 self._flush()
@@ -147,4 +149,4 @@ class Committer:
 
     def _append(self, name: str, rows: pa.Table, causes: np.ndarray, versions: Held) -> None:
         if rows.num_rows:
-            self.counts[f"{name}_added"] += tables.append(name, rows, causes, versions)
+            self.counts[f"{name}_added"] += tables.append(name, rows, causes, versions, kept=self._tables[name])

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from deltalake import ColumnProperties, WriterProperties, write_deltalake
 
 from ingestion import tables
+from ingestion.table_open import CHECKPOINT_COMMITS
 from ingestion.table_schema import conform
 
 SESSION = "00f1a2b3c4d5e6f7"
@@ -129,7 +130,7 @@ def run(rows_count: int = 200_000, repeats: int = 5) -> list[dict[str, Any]]:
         say("append of 1,000 rows, p50", round(1e3 * float(np.median(waits)), 1), "ms")
         many = {(f"{i:016x}", "BTC-USD"): 1 for i in range(5000)}
         tables.append("spike_features", rows.slice(0, 0), cause[:0], many, root=folder)
-        for i in range(60, 60 + tables.CHECKPOINT_COMMITS):
+        for i in range(60, 60 + CHECKPOINT_COMMITS):
             number = np.arange(i * 10 + 60_000, i * 10 + 60_010)
             upto = dict.fromkeys(versions, int(number[-1]))
             tables.append("spike_features", rows.slice(0, 10), number, upto, root=folder)

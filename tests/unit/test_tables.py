@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from polars.testing import assert_frame_equal
 
 from feature_repo.contract import FEATURES, TABLES
 from feature_repo.errors import ContractError, StoreError
-from ingestion import table_schema, tables
+from ingestion import table_open, table_schema, tables
+from ingestion.table_open import CHECKPOINT_COMMITS, Kept
 
 S = "00f1a2b3c4d5e6f7"
 OTHER = "1111111111111111"
@@ -49,9 +51,12 @@ def quotes(numbers: list[int], product: str = BTC, session: str = S) -> pa.Table
     )
 
 
-def add(rows: pa.Table, root: Path, upto: int | None = None, key: tuple[str, str] = (S, BTC)) -> int:
+def add(
+    rows: pa.Table, root: Path, upto: int | None = None, key: tuple[str, str] = (S, BTC), kept: Kept | None = None
+) -> int:
     cause = rows.column("n").to_numpy()
-    return tables.append("quotes", rows, cause, {key: int(cause.max()) if upto is None else upto}, root=root)
+    versions = {key: int(cause.max()) if upto is None else upto}
+    return tables.append("quotes", rows, cause, versions, root=root, kept=kept)
 
 
 def held(root: Path) -> list[int]:
@@ -163,14 +168,41 @@ def test_overlapping_batches_in_any_order_equal_a_set(
     assert tables.last_n("quotes", root=root) == {(S, p): n for p, n in seen.items()}
 
 
+def test_a_table_kept_open_sees_what_others_do_to_it(tmp_path: Path) -> None:
+    one, two = tables.keep("quotes", root=tmp_path), tables.keep("quotes", root=tmp_path)
+    upto = 0
+    for turn in range(CHECKPOINT_COMMITS + 10):  # past a checkpoint
+        kept = (one, two, None)[turn % 3]
+        assert add(quotes(list(range(max(1, upto - 3), upto + 3))), tmp_path, kept=kept) == 2
+        upto += 2
+        if turn == 20:
+            tables.compact("quotes", root=tmp_path)
+            tables.vacuum("quotes", root=tmp_path, retention_hours=0)
+    assert held(tmp_path) == list(range(1, upto + 1))
+    assert tables.last_n("quotes", root=tmp_path) == {(S, BTC): upto}
+
+
+def test_a_table_kept_open_may_be_replaced_by_another(tmp_path: Path) -> None:
+    kept = tables.keep("quotes", root=tmp_path)
+    for n in range(1, 6):
+        add(quotes([n]), tmp_path, kept=kept)
+    shutil.rmtree(tmp_path / "quotes")
+    assert add(quotes([1, 2]), tmp_path, kept=kept) == 2
+    shutil.rmtree(tmp_path / "quotes")
+    for n in range(11, 21):
+        add(quotes([n]), tmp_path)
+    assert add(quotes([20, 21]), tmp_path, kept=kept) == 1
+    assert held(tmp_path) == list(range(11, 22))
+
+
 def test_last_n_reads_through_checkpoints(tmp_path: Path) -> None:
     many = {(f"{i:016x}", BTC): i + 1 for i in range(2000)}
     none = quotes([])
     tables.append("quotes", none, np.array([], np.int64), many, root=tmp_path)
-    for n in range(1, tables.CHECKPOINT_COMMITS + 6):
+    for n in range(1, CHECKPOINT_COMMITS + 6):
         add(quotes([n], ETH), tmp_path, key=(S, ETH))
     assert list((tmp_path / "quotes" / "_delta_log").glob("*.checkpoint.parquet"))
-    assert tables.last_n("quotes", root=tmp_path) == {**many, (S, ETH): tables.CHECKPOINT_COMMITS + 5}
+    assert tables.last_n("quotes", root=tmp_path) == {**many, (S, ETH): CHECKPOINT_COMMITS + 5}
 
 
 def test_product_ids_may_hold_a_slash_and_sessions_may_not(tmp_path: Path) -> None:
@@ -249,7 +281,7 @@ def test_older_parts_read_as_null_in_a_newer_column(tmp_path: Path, monkeypatch:
     full = tables.schema("quotes")
     older = pa.schema([f for f in full if f.name not in {"bid_size", "ask_size"}])
     with monkeypatch.context() as patch:
-        for module in (tables, table_schema):
+        for module in (tables, table_open, table_schema):
             patch.setattr(module, "schema", lambda name: older)
         add(quotes([1, 2]).select(older.names), tmp_path)
     before = tables.scan("quotes", root=tmp_path).collect()
@@ -269,7 +301,7 @@ def test_a_stored_column_of_another_type_is_refused(tmp_path: Path, monkeypatch:
     other = pa.schema([f.with_type(pa.int64()) if f.name == "bid" else f for f in tables.schema("quotes")])
     rows = quotes([1])
     with monkeypatch.context() as patch:
-        for module in (tables, table_schema):
+        for module in (tables, table_open, table_schema):
             patch.setattr(module, "schema", lambda name: other)
         add(rows.set_column(7, other.field("bid"), pa.array([7])), tmp_path)
     for use in (lambda: add(quotes([2]), tmp_path), lambda: tables.scan("quotes", root=tmp_path)):
