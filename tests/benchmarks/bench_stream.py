@@ -309,11 +309,12 @@ def memory(there: Place, messages: int) -> list[dict[str, Any]]:
             time.sleep(0.1)
         done = worker.result()
     tail = held[len(held) * 9 // 10 : -3] or held[-3:]
-    quarter = [size for n, size in held if messages * 0.2 < n <= messages * 0.3] or [held[len(held) // 4][1]]
-    early, late = sorted(quarter)[len(quarter) // 2], sorted(size for _, size in tail)[len(tail) // 2]
+    # The longest window, 900 s, is full after a quarter of the hour: before, what it holds grows as it must.
+    full = [size for n, size in held if messages * 0.3 < n <= messages * 0.4] or [held[len(held) // 3][1]]
+    early, late = sorted(full)[len(full) // 2], sorted(size for _, size in tail)[len(tail) // 2]
     return [
         figure(f"memory after {done['messages']:,} messages", late / 2**20, "MiB", 400.0, "<=", early / 2**20),
-        figure("its growth since the first quarter", 100 * (late / early - 1), "%", 5.0, "<="),
+        figure("its growth since its windows were full", 100 * (late / early - 1), "%", 5.0, "<="),
     ]
 
 
