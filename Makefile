@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.complete ## make .venv from requirements.lock, and nothing else
+setup: .venv/.complete ## make .venv from requirements.lock and compile the kernel
 
 .venv/.complete: requirements.lock pyproject.toml
 	@sh infra/setup.sh

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make .venv from requirements.lock and nothing else (the default), or: setup.sh lock | lock-check.
+# Make .venv from requirements.lock and compile the kernel (the default), or: setup.sh lock | lock-check.
 #
 # Needs a Python with pip or venv, and a network. uv does the work: the one on the PATH, else one fetched for the time of
 # this script. Package indexes, certificates and proxies are those the machine is set up with, for uv or for pip.
@@ -69,7 +69,7 @@ find_uv() {
 }
 
 make_environment() {
-    say "downloads about $DOWNLOAD_MB MB once and fills .venv with about $INSTALLED_MB MB; half a minute and the network"
+    say "downloads about $DOWNLOAD_MB MB once and fills .venv with about $INSTALLED_MB MB; a minute and the network"
     free_mb=$(($(df -Pk . | awk 'NR == 2 {print $4}') / 1024))
     [ -x .venv/bin/python ] || [ "$free_mb" -ge $((INSTALLED_MB + DOWNLOAD_MB)) ] ||
         fail "only $free_mb MB are free here, $((INSTALLED_MB + DOWNLOAD_MB)) are needed: free some space"
@@ -82,6 +82,8 @@ make_environment() {
     # the build back end comes from the lock, so that this last step needs no network
     "$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --offline --editable .
     touch .venv/.complete
+    say "compiling the kernel, the better part of a minute; a later version of it compiles itself when it is first used"
+    .venv/bin/python -c "from ingestion.kernel.warm import warm_up; warm_up()"
     say "done: .venv has $(.venv/bin/python -V), activate it with: . .venv/bin/activate"
 }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from infra.settings import settings
 from ingestion.appender import Appender
 from ingestion.kernel import ROW_SCHEMA, Featurizer, Options, Rows
 from ingestion.kernel.events import Reject
+from ingestion.table_log import Key
 from ingestion.tapes import Tape, find_tapes, foreign_session, own_session, read_lines
 
 COMMIT_ROWS = 100_000
@@ -74,7 +76,10 @@ class Summary:
 
 
 class _Sink:
-    """Writes rows as they come and commits them together with how far the stream has been taken."""
+    """Writes rows as they come and commits them together with how far the stream has been taken.
+
+    One thread writes what was made while the next is made; it is waited for before it is given more.
+    """
 
     def __init__(self, features: Appender, quotes: Appender, plain: pq.ParquetWriter | None, summary: Summary) -> None:
         self.features = features
@@ -82,31 +87,49 @@ class _Sink:
         self.plain = plain
         self.summary = summary
         self._held = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tables")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=True)
 
     def take(self, rows: Rows, featurizer: Featurizer) -> None:
         self.summary.rows += rows.features.num_rows
         self.summary.quotes += rows.quotes.num_rows
-        if self.plain is not None and rows.features.num_rows:
-            self.plain.write_table(rows.features)
-        versions = featurizer.last_n()
-        self.features.add(rows.features, rows.cause_n, versions)
-        self.quotes.add(rows.quotes, rows.quote_cause_n, versions)
         self._held += rows.features.num_rows + rows.quotes.num_rows // 8
-        if self._held >= COMMIT_ROWS:
-            self.commit(featurizer)
-
-    def commit(self, featurizer: Featurizer) -> None:
-        """Commit what was written; a table that already holds it, or a part of it, has taken only the rest."""
-        versions = featurizer.last_n()
-        self.summary.rows_added += self.features.commit(versions)
-        self.summary.quotes_added += self.quotes.commit(versions)
-        self._held = 0
+        due = self._held >= COMMIT_ROWS
+        self._held = 0 if due else self._held
+        self._wait()
+        self._writing = self._thread.submit(self._write, rows, featurizer.last_n(), due)
 
     def close(self, featurizer: Featurizer | None) -> None:
         """Commit the rest of a stream and take over its counts."""
+        self._wait()
         if featurizer is not None:
-            self.commit(featurizer)
+            self._commit(featurizer.last_n())
+            self._held = 0
             self.summary.counts.update(featurizer.counts)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, rows: Rows, versions: Mapping[Key, int], due: bool) -> None:
+        if self.plain is not None and rows.features.num_rows:
+            self.plain.write_table(rows.features)
+        self.features.add(rows.features, rows.cause_n, versions)
+        self.quotes.add(rows.quotes, rows.quote_cause_n, versions)
+        if due:
+            self._commit(versions)
+
+    def _commit(self, versions: Mapping[Key, int]) -> None:
+        """Commit what was written; a table that already holds it, or a part of it, has taken only the rest."""
+        self.summary.rows_added += self.features.commit(versions)
+        self.summary.quotes_added += self.quotes.commit(versions)
 
 
 def replay(
@@ -156,7 +179,7 @@ def replay(
         dead = stack.enter_context(_DeadLetters(settings().data / "dead_letters"))
         features = stack.enter_context(Appender(VIEW, root=out))
         quotes = stack.enter_context(Appender("quotes", root=out))
-        sink = _Sink(features, quotes, plain, summary)
+        sink = stack.enter_context(_Sink(features, quotes, plain, summary))
         for tape in tapes:
             session = own_session(tape)
             if stream is None or session is None or not continued:

@@ -49,7 +49,7 @@ def _cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-entry = _cached()
-"""Decorator of what Python calls."""
+entry = _cached(nogil=True)
+"""Decorator of what Python calls: other threads go on meanwhile."""
 inner = _cached(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Decorator of what only other compiled functions call: without wrappers it compiles in half the time."""

@@ -1,4 +1,6 @@
-"""How fast, how evenly and in how much memory a replay runs. One thread; both sides of a ratio in one run.
+"""How fast, how evenly and in how much memory a replay runs, on one core; both sides of a ratio in one run.
+
+A replay writes its tables in a second thread: its rate is measured with both on one core, and once as users have it.
 
 Caveats: the tape is made here (one product, 400 bytes a ticker, 14 tickers a second as on the busiest recorded tape),
 lies uncompressed in the file cache, and the first run compiles nothing because a small tape warms the cache before. The
@@ -14,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +50,28 @@ def write_tickers(path: Path, count: int, rate: float = 14.0, seed: int = 1) -> 
             )
 
 
-def _child(job: str, *args: str) -> dict[str, float]:
+def _child(job: str, *args: str, cores: int = 1) -> dict[str, float]:
     one = {f"{name}_NUM_THREADS": "1" for name in ("ARROW", "OMP", "NUMBA", "OPENBLAS", "RAYON")}
     env = {**os.environ, **one, "POLARS_MAX_THREADS": "1", "ARROW_IO_THREADS": "1"}
-    done = subprocess.run([sys.executable, __file__, job, *args], env=env, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    with _cores(cores):  # a child runs where its parent may
+        done = subprocess.run(
+            [sys.executable, __file__, job, *args], env=env, cwd=ROOT, check=True, stdout=subprocess.PIPE
+        )
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def _cores(count: int) -> Iterator[None]:
+    """Let this process run on so many cores for the time of the block, where the system can (Linux)."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(allowed)[:count]))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _warm(folder: Path) -> None:
@@ -172,15 +193,17 @@ def run(tickers: int = TICKERS) -> list[dict[str, Any]]:
         write_tickers(ten, 10 * tickers)
         whole = _child("replay", str(once), str(folder / "a"))
         apart = _child("parts", str(once), str(folder / "b"))
+        beside = _child("replay", str(once), str(folder / "d"), cores=2)
         naive = _child("naive", str(once), str(folder))
         big = _child("replay", str(ten), str(folder / "c"))
         narrow = _child("window", "-", "100")
         wide = _child("window", "-", "100000")
-    rate = whole["tickers"] / whole["seconds"]
+    rate, both = (done["tickers"] / done["seconds"] for done in (whole, beside))
     limit = apart["tickers"] / (apart["decode"] + apart["kernel"] + apart["write"])
     each = {name: 1e6 * apart[name] / apart["tickers"] for name in ("decode", "kernel", "write")}
     return [
-        {"metric": "replay", "value": rate, "unit": "tickers/s", "target": 150_000, "op": ">="},
+        {"metric": "replay, one core", "value": rate, "unit": "tickers/s", "target": 150_000, "op": ">="},
+        {"metric": "replay, its tables written beside", "value": both, "unit": "tickers/s"},
         {"metric": "share of the limit", "value": rate / limit, "unit": "1", "target": 0.6, "op": ">="}
         | {"versus": limit},
         *({"metric": name, "value": value, "unit": "µs per ticker"} for name, value in each.items()),
