@@ -25,6 +25,7 @@ def feast(data: Path, *args: str, seed: str = "0") -> str:
     return run.stdout
 
 
+@pytest.mark.slow  # the same within one process is quick, below
 def test_second_apply_changes_nothing(tmp_path):
     data = tmp_path / "not" / "there yet"
     feast(data, "apply", seed="1")
