@@ -6,7 +6,7 @@ import base64
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -94,7 +94,12 @@ class _Sink:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(wait=True)
+        # Waits for the writing, not for the thread, and over a second Ctrl-C too: whoever gives up what a thread still
+        # writes gives up rows that it then commits the versions of.
+        while self._writing is not None and not self._writing.done():
+            with suppress(KeyboardInterrupt, SystemExit):
+                wait([self._writing])
+        self._thread.shutdown(wait=False)
 
     def take(self, rows: Rows, featurizer: Featurizer) -> None:
         self.summary.rows += rows.features.num_rows
@@ -114,9 +119,9 @@ class _Sink:
             self.summary.counts.update(featurizer.counts)
 
     def _wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
 
     def _write(self, rows: Rows, versions: Mapping[Key, int], due: bool) -> None:
         if self.plain is not None and rows.features.num_rows:

@@ -111,7 +111,7 @@ def append(
 
 
 def keep(name: str, *, root: Path | None = None) -> Kept:
-    """Keep a table open for many appends of one thread."""
+    """Keep a table open for many appends, one at a time."""
     return Kept(name, folder_of(name, root))
 
 

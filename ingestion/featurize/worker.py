@@ -163,10 +163,12 @@ class Worker:
             while not stop() and (max_messages is None or self.summary.messages < max_messages):
                 left = BATCH if max_messages is None else min(BATCH, max_messages - self.summary.messages)
                 try:
-                    self._take(self._consume(left))
-                    self._commit_when_due()
+                    messages = self._consume(left)
                 except kafka.ClientLost as lost:
                     self._join_again(lost)
+                    continue
+                self._take(messages)
+                self._commit_when_due()
             self._commit(list(self._mine), save=True)
             self._settle(END_S)
         finally:
@@ -291,7 +293,9 @@ class Worker:
     def _join_again(self, lost: kafka.ClientLost) -> None:
         """Go on as a new member: a broker that comes back after a crash may fence the only one that there is.
 
-        Of two that share a static id the one that was fenced first is fenced again, and ends.
+        librdkafka forgets its member id when an outage outlasts the session, and what it then sends under the static id
+        alone, such as an offset that waited, is another member's to the broker. Of two workers that share a static id
+        the one that was fenced first is fenced again, and ends.
         """
         now = time.monotonic()
         if self._joined_again_at is not None and now - self._joined_again_at < TWINS_S:
@@ -299,7 +303,7 @@ class Worker:
         self._joined_again_at = now
         self._log.warning("fenced", error=str(lost), then="joining again")
         self.summary.counts["fenced"] += 1
-        self._give_up(list(self._mine))
+        self._give_up(list(self._mine), END_S)
         self._consumer.close()
         self._consumer, self._paused = self._join(), False
         self._subscribe()
@@ -352,11 +356,12 @@ class Worker:
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._give_up([p.partition for p in partitions if p.partition in self._mine])
 
-    def _give_up(self, gone: Sequence[int]) -> None:
+    def _give_up(self, gone: Sequence[int], timeout_s: float | None = None) -> None:
         """Another member has them already: what was gathered may be committed, their offsets and states may not."""
         if gone:
+            self._committer.finish(timeout_s)  # nor the offsets of the commit under way
             self._commit([], save=False)
-            self._settle()
+            self._committer.finish(timeout_s)
             self._forget(gone)
             self.summary.counts["partitions_lost"] += len(gone)
 
