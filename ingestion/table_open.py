@@ -18,7 +18,7 @@ CHECKPOINT_COMMITS: Final = 50
 
 
 class Kept:
-    """A table that a writer of many commits keeps open: only what came since is read, which is most of their cost.
+    """A table that a writer of many commits keeps open: what came since is read, not all of it.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class Kept:
             table, known = open_to_write(self._name, self._folder), None
         self._held = read_versions(self._folder, table.version(), known)
         self._table, self._seen = table, self._last_commit(table)
-        return table, dict(self._held)
+        return table, self._held
 
     def _last_commit(self, table: DeltaTable) -> tuple[int, int] | None:
         """Tell the file of the newest commit from that of a table made later in the same folder."""

@@ -1,6 +1,6 @@
 """How fast, how evenly and in how much memory a replay runs, on one core; both sides of a ratio in one run.
 
-A replay writes its tables in a second thread: its rate is measured with both on one core, and once as users have it.
+A replay writes its tables in a second thread: its rate is measured with both threads on one core, then on two.
 
 Caveats: the tape is made here (one product, 400 bytes a ticker, 14 tickers a second as on the busiest recorded tape),
 lies uncompressed in the file cache, and the first run compiles nothing because a small tape warms the cache before. The
