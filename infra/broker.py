@@ -103,17 +103,17 @@ def ensure_kafka() -> Iterator[str]:
         started.
     """
     from infra.settings import settings
-    from ingestion import kafka, topics
+    from ingestion import cluster, topics
 
     def answers(host: str, port: int) -> bool:
         try:
-            kafka.ping(f"{host}:{port}", timeout_s=3)
+            cluster.ping(f"{host}:{port}", timeout_s=3)
         except StoreError:
             return False
         return True
 
-    with supervisor.ensure("kafka", "kafka_servers", kafka.ping, answers, EmbeddedKafka) as address:
-        kafka.require_topics(address, topics.TOPICS, settings().partitions)
+    with supervisor.ensure("kafka", "kafka_servers", cluster.ping, answers, EmbeddedKafka) as address:
+        cluster.require_topics(address, topics.TOPICS, settings().partitions)
         yield address
 
 

@@ -31,7 +31,7 @@ def featurize(
 
     from infra.broker import ensure_kafka
     from infra.embedded import ensure_redis
-    from ingestion import kafka
+    from ingestion import cluster, kafka
     from ingestion.featurize.checkpoint import Checkpoints
     from ingestion.featurize.online_sink import OnlineSink
     from ingestion.featurize.publisher import PRODUCER, Publisher
@@ -53,11 +53,11 @@ def featurize(
         stack.enter_context(ensure_redis())
         s = settings()
         name = group or s.group
-        there = kafka.require_topics(servers, [topic, FEATURES, QUOTES], s.partitions)
-        checkpoints = Checkpoints(s.checkpoints, f"{name}/{kafka.cluster_id(servers)}", topic)
+        there = cluster.require_topics(servers, [topic, FEATURES, QUOTES], s.partitions)
+        checkpoints = Checkpoints(s.checkpoints, f"{name}/{cluster.cluster_id(servers)}", topic)
         online = OnlineSink(default_writer().write)
         worker = Worker(
-            partial(kafka.consumer, name, servers, instance=instance_id, **kafka.pace(servers)),
+            partial(kafka.consumer, name, servers, instance=instance_id, **cluster.pace(servers)),
             topic,
             there[topic],
             publisher=Publisher(kafka.producer(servers, **PRODUCER), there),

@@ -187,11 +187,11 @@ def _spare_port() -> int:
 
 def _answers(port: int) -> bool:
     """Whether the broker has registered itself: it listens earlier than it serves."""
-    from ingestion import kafka
+    from ingestion import cluster
 
     try:
         socket.create_connection((HOST, port), timeout=1).close()
-        kafka.ping(f"{HOST}:{port}", timeout_s=2)
+        cluster.ping(f"{HOST}:{port}", timeout_s=2)
     except (OSError, StoreError):
         return False
     return True

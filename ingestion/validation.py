@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from feature_repo.contract import SILENCE_HEARTBEAT_NS, SILENCE_NS
 from feature_repo.errors import InputError, StoreError, UsageError
 from infra.settings import settings
-from ingestion import kafka
+from ingestion import cluster, kafka
 from ingestion.stretch import Product, Stretch
 from ingestion.topics import Envelope, read
 
@@ -185,9 +185,9 @@ class _Source:
 
         self._reader = reader
         try:
-            there = reader.list_topics(topic, timeout=kafka.LIMIT_S).topics[topic].partitions
+            there = reader.list_topics(topic, timeout=cluster.LIMIT_S).topics[topic].partitions
             self.partitions = len(there)
-            ends = {p: reader.get_watermark_offsets(TopicPartition(topic, p), kafka.LIMIT_S) for p in there}
+            ends = {p: reader.get_watermark_offsets(TopicPartition(topic, p), cluster.LIMIT_S) for p in there}
         except KafkaException as error:
             raise StoreError(
                 f"Kafka at {servers} (VOLSPIKE_KAFKA_SERVERS) doesn't answer: {error.args[0].str()}. Start it (make "

@@ -13,7 +13,7 @@ import polars as pl
 
 from feature_repo.contract import FEATURE_NAMES, VIEW
 from infra.settings import settings
-from ingestion import kafka, tables
+from ingestion import cluster, kafka, tables
 from ingestion.featurize.checkpoint import Checkpoints
 from ingestion.featurize.online_sink import OnlineSink
 from ingestion.featurize.publisher import Publisher
@@ -39,7 +39,7 @@ class Stage:
     def __init__(self, servers: str, topic: str = "", partitions: int = PARTITIONS) -> None:
         self.servers, self.topic, self.partitions = servers, topic or uuid.uuid4().hex[:12], partitions
         self.group = self.topic
-        kafka.require_topics(servers, [self.topic], partitions)
+        cluster.require_topics(servers, [self.topic], partitions)
 
     def feed(self, log: Sequence[Envelope]) -> None:
         """Put more of a log into the topic."""
@@ -48,7 +48,7 @@ class Stage:
     def worker(
         self, write: Callable[[list[Part]], int] | None = None, *, instance: str | None = None, **consumer: object
     ) -> Worker:
-        there = kafka.require_topics(self.servers, [FEATURES, QUOTES], PARTITIONS)
+        there = cluster.require_topics(self.servers, [FEATURES, QUOTES], PARTITIONS)
         return Worker(
             partial(kafka.consumer, self.group, self.servers, instance=instance, **consumer),
             self.topic,

@@ -28,6 +28,7 @@ from feature_repo.contract import VIEW
 from feature_repo.errors import StoreError
 from ingestion import tables
 from ingestion.featurize.publisher import Held
+from ingestion.kafka import ClientLost
 from ingestion.kernel import LogRows, Part
 from ingestion.tuning import arrow_gives_back, give_back
 
@@ -129,6 +130,8 @@ class Committer:
                 self._append(VIEW, rows.features, rows.cause_n, work.versions)
                 self._append("quotes", rows.quotes, rows.quote_cause_n, work.versions)
                 break
+            except ClientLost:
+                raise  # another try with the same producer says the same
             except StoreError as error:
                 self.counts["commit_failures"] += 1
                 structlog.get_logger("featurize").warning("commit", error=str(error), retry_s=RETRY_S)

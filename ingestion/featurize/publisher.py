@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from feature_repo.errors import StoreError
+from ingestion import kafka
 from ingestion.kernel import Part
 from ingestion.kernel.step import Q_CAUSE, Q_SESSION, R_CAUSE, R_SESSION
 from ingestion.topics import FEATURES, QUOTES, partition_of
@@ -49,6 +50,11 @@ class Publisher:
             Rows of one product.
         rows, quotes
             What ``spike_features`` and ``quotes`` hold.
+
+        Raises
+        ------
+        ClientLost
+            If the producer can't go on: what it held is made again from the log by whoever comes next.
         """
         first = _first_new(part, part.ints[R_SESSION], part.ints[R_CAUSE], rows)
         if first < part.ints.shape[1]:
@@ -61,17 +67,18 @@ class Publisher:
 
     def _send(self, topic: str, part: Part, messages: Iterator[Wire]) -> None:
         partition = partition_of(part.product_id, self._partitions[topic])
-        for key, value, headers in messages:
-            while True:
-                try:
-                    self._producer.produce(
-                        topic, value, key, partition=partition, headers=headers, on_delivery=self._delivered
-                    )
-                    break
-                except BufferError:  # the queue is full: the broker is slower than the kernel, so wait for it
-                    self.counts["publish_waits"] += 1
-                    self._producer.poll(0.1)
-        self._producer.poll(0)
+        with kafka.lost_if_fatal():
+            for key, value, headers in messages:
+                while True:
+                    try:
+                        self._producer.produce(
+                            topic, value, key, partition=partition, headers=headers, on_delivery=self._delivered
+                        )
+                        break
+                    except BufferError:  # the queue is full: the broker is slower than the kernel, so wait for it
+                        self.counts["publish_waits"] += 1
+                        self._producer.poll(0.1)
+            self._producer.poll(0)
 
     def _delivered(self, error: Any, message: Any) -> None:
         if error is not None:
@@ -84,9 +91,10 @@ class Publisher:
         Raises
         ------
         StoreError
-            If it isn't in time, or a message was refused.
+            If it isn't in time, or a message was refused; `ClientLost` where the producer can't go on.
         """
-        left = self._producer.flush(FLUSH_S)
+        with kafka.lost_if_fatal():
+            left = self._producer.flush(FLUSH_S)
         failed, self._failed = self._failed, ""
         if left or failed:
             raise StoreError(

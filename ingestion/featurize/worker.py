@@ -186,12 +186,13 @@ class Worker:
 
     def _consume(self, most: int) -> list[Message]:
         """Wait for a message, then take what else is there; only one that is behind waits for many at once."""
-        first = self._consumer.poll(IDLE_S)
-        if first is None:
-            return []
-        messages = [first]
-        if most > 1:
-            messages += self._consumer.consume(most - 1, FILL_S if self._behind else 0)
+        with kafka.lost_if_fatal():
+            first = self._consumer.poll(IDLE_S)
+            if first is None:
+                return []
+            messages = [first]
+            if most > 1:
+                messages += self._consumer.consume(most - 1, FILL_S if self._behind else 0)
         self._behind = len(messages) > BEHIND
         good = []
         for message in messages:

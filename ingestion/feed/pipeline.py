@@ -27,7 +27,7 @@ from feature_repo.errors import InputError, UsageError
 from feature_repo.names import is_name
 from infra.imports import arrow_without_pandas
 from infra.settings import settings
-from ingestion import kafka
+from ingestion import cluster, kafka
 from ingestion.feed.client import Client
 from ingestion.feed.dialects import Feed, checked_channels, feed_of
 from ingestion.feed.inbox import Inbox
@@ -115,7 +115,7 @@ def ingest(
     s = settings()
     folder = spill_folder(order.topic)
     known = recall(folder, servers, s.partitions)
-    partitions = known or kafka.require_topics(servers, [order.topic], s.partitions)[order.topic]
+    partitions = known or cluster.require_topics(servers, [order.topic], s.partitions)[order.topic]
     spill = Spill(folder, s.spill_mb << 20)
     try:
         if known is None:

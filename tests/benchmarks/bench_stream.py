@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from ingestion import kafka, tables
+from ingestion import cluster, kafka, tables
 from ingestion.topics import FEATURES, QUOTES, Envelope, headers, partition_of
 from tests.benchmarks.live_parts import (
     Place,
@@ -92,9 +92,9 @@ def from_topic(there: Place, files: Sequence[Path]) -> list[dict[str, Any]]:
     """One featurizer from a filled topic, then two from twice as many partitions."""
     log = read_log(files[0])
     one, two = "bench.one", "bench.two"
-    kafka.require_topics(there.servers, [one], 1)
-    kafka.require_topics(there.servers, [two], 2)
-    kafka.require_topics(there.servers, [FEATURES, QUOTES], 4)
+    cluster.require_topics(there.servers, [one], 1)
+    cluster.require_topics(there.servers, [two], 2)
+    cluster.require_topics(there.servers, [FEATURES, QUOTES], 4)
     fill(there.servers, one, [log])
     fill(there.servers, two, [log, read_log(files[1])])
     first = featurize(there, one, 1, len(log), "first")  # the broker makes its offsets topic and compiles itself
@@ -199,7 +199,7 @@ def _job_featurize(topic: str, index: str, partitions: str, messages: str) -> di
     for name in ("spike_features", "quotes"):
         tables.last_n(name)  # what writes tables is imported when first used: a second or two
     s = settings()
-    there = kafka.require_topics(s.kafka_servers, [topic, FEATURES, QUOTES], 1)
+    there = cluster.require_topics(s.kafka_servers, [topic, FEATURES, QUOTES], 1)
     worker = Worker(
         lambda: _Given(s.kafka_servers, topic, int(index)),  # type: ignore[arg-type,return-value]
         topic,
@@ -276,7 +276,7 @@ def memory(there: Place, messages: int) -> list[dict[str, Any]]:
     from ingestion.market import generate
 
     topic = "bench.long"
-    kafka.require_topics(there.servers, [topic], 1)
+    cluster.require_topics(there.servers, [topic], 1)
     producer = kafka.producer(there.servers)
     held: list[tuple[int, int]] = []
     environment = there.environment("long")

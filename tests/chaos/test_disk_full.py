@@ -18,6 +18,7 @@ import pytest
 
 from infra.broker import EmbeddedKafka
 from infra.settings import settings
+from ingestion import cluster
 from ingestion.exchange import Synthetic, read_ledger
 from ingestion.feed.outbox import Outbox
 from ingestion.kernel import Featurizer
@@ -57,7 +58,7 @@ def test_the_featurizer_waits_for_room_and_writes_everything_then(tmp_path: Path
     log = kit.log_of(60, seed=41)
     third = len(log) // 3
     stage = kit.Stage(kafka_embedded)
-    kit.kafka.require_topics(kafka_embedded, [FEATURES, QUOTES], kit.PARTITIONS)
+    cluster.require_topics(kafka_embedded, [FEATURES, QUOTES], kit.PARTITIONS)
     stage.feed(log[:third])
     with live_kit.Command(tmp_path, "featurize", "--topic", stage.topic, "--group", stage.group, "--json") as featurize:
         kit.assert_reached(log[:third], 120)

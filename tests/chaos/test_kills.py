@@ -18,7 +18,7 @@ from feature_repo.contract import FEATURE_NAMES, VIEW
 from infra.embedded import EmbeddedRedis
 from infra.kafka_server import RealKafka
 from infra.settings import settings
-from ingestion import kafka, tables
+from ingestion import cluster, tables
 from ingestion.exchange import Entry, read_ledger
 from ingestion.online import OnlineTable
 from ingestion.tapes import find_tapes, read_lines
@@ -129,7 +129,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(
         monkeypatch.setenv("VOLSPIKE_KAFKA_SERVERS", broker.address)
         monkeypatch.setenv("VOLSPIKE_REDIS_URL", redis.address)
         settings.cache_clear()
-        kafka.require_topics(broker.address, TOPICS, PARTITIONS)
+        cluster.require_topics(broker.address, TOPICS, PARTITIONS)
         port = free_port()
         exchange = stack.enter_context(
             kit.Command(

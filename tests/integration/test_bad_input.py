@@ -20,7 +20,7 @@ import pytest
 
 from infra.broker import EmbeddedKafka
 from infra.settings import ROOT, child_environment
-from ingestion import kafka
+from ingestion import cluster
 from ingestion.exchange import Synthetic
 from ingestion.topics import TOPICS
 from tests import live_kit
@@ -227,7 +227,7 @@ def test_a_snapshot_of_six_megabytes_comes_through(
 def test_the_second_worker_of_a_static_id_stops_the_first_which_says_so(
     data_dir: Path, tmp_path: Path, kafka_real: str, redis_server: str
 ) -> None:
-    kafka.require_topics(kafka_real, TOPICS, 4)
+    cluster.require_topics(kafka_real, TOPICS, 4)
     environment = {
         "VOLSPIKE_KAFKA_SERVERS": kafka_real, "VOLSPIKE_REDIS_URL": redis_server, "VOLSPIKE_GROUP": "twins"
     }  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 
 from feature_repo.contract import FEATURE_NAMES, VIEW
 from infra.settings import settings
-from ingestion import kafka, tables, wire
+from ingestion import cluster, kafka, tables, wire
 from ingestion.featurize.checkpoint import Checkpoints
 from ingestion.featurize.online_sink import OnlineSink
 from ingestion.featurize.publisher import Publisher
@@ -41,7 +41,7 @@ class Stage:
     sent: int
 
     def worker(self, write: Callable[[list[Part]], int] | None = None, instance: str | None = None) -> Worker:
-        there = kafka.require_topics(self.servers, [FEATURES, QUOTES], PARTITIONS)
+        there = cluster.require_topics(self.servers, [FEATURES, QUOTES], PARTITIONS)
         return Worker(
             partial(kafka.consumer, self.group, self.servers, instance=instance),
             self.topic,
@@ -66,7 +66,7 @@ def stage(
 
     def build(log: list[Envelope]) -> Stage:
         own = uuid.uuid4().hex[:12]
-        kafka.require_topics(kafka_broker, [own], PARTITIONS)
+        cluster.require_topics(kafka_broker, [own], PARTITIONS)
         sent = kit.produce(kafka_broker, log, PARTITIONS, own)
         return Stage(kafka_broker, own, own, redis_server, log, sent)
 

@@ -18,7 +18,7 @@ from websockets.asyncio.server import ServerConnection
 from feature_repo.errors import InputError, StoreError, UsageError
 from infra.broker import EmbeddedKafka
 from infra.settings import ROOT, child_environment, settings
-from ingestion import kafka
+from ingestion import cluster
 from ingestion.exchange import Synthetic, read_ledger
 from ingestion.feed import Order
 from ingestion.feed.pipeline import ingest
@@ -329,8 +329,8 @@ def test_a_data_folder_that_can_t_be_written_is_named(
 
 
 def test_an_unreachable_broker_is_told_within_ten_seconds(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kafka.LIMIT_S < 10
-    monkeypatch.setattr(kafka, "LIMIT_S", 0.5)
+    assert cluster.LIMIT_S < 10
+    monkeypatch.setattr(cluster, "LIMIT_S", 0.5)
     began = time.monotonic()
     with pytest.raises(StoreError, match="doesn't answer"):
         once("ws://127.0.0.1:1", f"127.0.0.1:{free_port()}")

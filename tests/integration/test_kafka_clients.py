@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from feature_repo.errors import StoreError
-from ingestion import kafka, topics
+from ingestion import cluster, kafka, topics
 from ingestion.topics import Envelope
 
 Until = Callable[..., bool]
@@ -21,7 +21,7 @@ PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD", "DOGE-USD", "1INCH-USDT", "A", "Ã„Ã
 def topic(kafka_broker: str) -> str:
     """A new topic of 4 partitions."""
     name = f"test.{uuid.uuid4().hex[:12]}"
-    assert kafka.require_topics(kafka_broker, [name], 4) == {name: 4}
+    assert cluster.require_topics(kafka_broker, [name], 4) == {name: 4}
     return name
 
 
@@ -82,7 +82,7 @@ def test_a_snapshot_of_six_megabytes_travels_in_order(kafka_broker: str, topic: 
 
 def test_two_members_share_and_the_one_that_stays_takes_all(kafka_broker: str, topic: str, until: Until) -> None:
     group = f"g-{uuid.uuid4().hex[:8]}"
-    quick = kafka.pace(kafka_broker)
+    quick = cluster.pace(kafka_broker)
     one = kafka.consumer(group, kafka_broker, **quick)
     one.subscribe([topic])
     assert until(lambda: one.poll(0.05) is None and len(one.assignment()) == 4, 20)
@@ -132,8 +132,8 @@ def test_nothing_is_committed_unasked_and_metadata_of_a_commit_comes_back(
 
 def test_a_topic_with_too_few_partitions_is_named_with_the_setting(kafka_broker: str, topic: str) -> None:
     with pytest.raises(StoreError, match=rf"{topic} .* has 4 partitions, at least 9 \(VOLSPIKE_PARTITIONS\)"):
-        kafka.require_topics(kafka_broker, [topic], 9)
+        cluster.require_topics(kafka_broker, [topic], 9)
 
 
 def test_more_partitions_than_asked_are_told(kafka_broker: str, topic: str) -> None:
-    assert kafka.require_topics(kafka_broker, [topic], 2) == {topic: 4}
+    assert cluster.require_topics(kafka_broker, [topic], 2) == {topic: 4}

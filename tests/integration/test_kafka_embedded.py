@@ -17,7 +17,7 @@ from feature_repo.errors import StoreError
 from infra import services
 from infra.broker import EmbeddedKafka, ensure_kafka
 from infra.settings import ROOT, settings
-from ingestion import kafka, topics
+from ingestion import cluster, kafka, topics
 
 Until = Callable[..., bool]
 
@@ -30,7 +30,7 @@ def test_it_has_our_topics_and_says_where_it_is_and_what_it_cannot(
         assert "5 MiB" in said and "make kafka" in said and said.count("\n") == 1
         (entry,) = services.running(data_dir / "run", "kafka")
         assert (entry.pid, entry.address) == (broker.pid, broker.address)
-        assert kafka.require_topics(broker.address, topics.TOPICS, 3) == dict.fromkeys(topics.TOPICS, 3)
+        assert cluster.require_topics(broker.address, topics.TOPICS, 3) == dict.fromkeys(topics.TOPICS, 3)
     assert json.loads((data_dir / "run" / "services.json").read_text()) == []
     assert not services.alive(broker.pid)
 
@@ -60,7 +60,7 @@ def test_second_broker_of_one_folder_is_refused(data_dir: Path) -> None:
     with EmbeddedKafka() as broker:
         with pytest.raises(StoreError, match="runs already"), EmbeddedKafka():
             pass
-        kafka.ping(broker.address)
+        cluster.ping(broker.address)
 
 
 def test_messages_survive_an_outage_of_the_network(data_dir: Path, until: Until) -> None:
@@ -109,7 +109,7 @@ def test_ensure_starts_one_shares_it_and_points_settings_at_it(
         settings.cache_clear()
         with ensure_kafka() as again:
             assert again == address
-        kafka.ping(address)
+        cluster.ping(address)
     assert settings().kafka_servers == ""
     assert services.running(data_dir / "run") == []
 
@@ -122,7 +122,7 @@ def test_ensure_uses_the_configured_broker_and_makes_its_topics(
     with ensure_kafka() as address:
         assert address == kafka_broker
         assert services.running(data_dir / "run") == []
-        assert min(kafka.require_topics(address, topics.TOPICS, 1).values()) >= settings().partitions
+        assert min(cluster.require_topics(address, topics.TOPICS, 1).values()) >= settings().partitions
 
 
 def test_unreachable_configured_broker_is_told_within_ten_seconds(

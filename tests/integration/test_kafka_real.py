@@ -19,7 +19,7 @@ from infra import services
 from infra.kafka_jars import find_java, prepare
 from infra.kafka_server import RealKafka
 from infra.settings import ROOT
-from ingestion import kafka
+from ingestion import cluster, kafka
 
 Until = Callable[..., bool]
 
@@ -37,21 +37,21 @@ def test_acknowledged_messages_and_offsets_outlive_kill_9(
     with RealKafka(port=free_port) as broker:
         (entry,) = services.running(data_dir / "run", "kafka")
         assert (entry.pid, entry.address) == (broker.pid, broker.address)
-        kafka.require_topics(broker.address, ["kept"], 1)
+        cluster.require_topics(broker.address, ["kept"], 1)
         writer = kafka.producer(broker.address)
         for i in range(500):
             writer.produce("kept", value=b"%d" % i)
         assert writer.flush(15) == 0
         reader = kafka.consumer("g", broker.address)
         reader.commit(offsets=[TopicPartition("kept", 0, 123)], asynchronous=False)
-        cluster = (data_dir / "kafka" / "log" / "meta.properties").read_text()
+        formatted = (data_dir / "kafka" / "log" / "meta.properties").read_text()
 
         broker.kill()
         assert not services.alive(entry.pid)
         assert services.running(data_dir / "run") == []
         broker.restart()
 
-        assert (data_dir / "kafka" / "log" / "meta.properties").read_text() == cluster, "formatted again"
+        assert (data_dir / "kafka" / "log" / "meta.properties").read_text() == formatted, "formatted again"
         (committed,) = reader.committed([TopicPartition("kept", 0)], timeout=10)
         assert committed.offset == 123
         reader.assign([TopicPartition("kept", 0, 0)])
@@ -73,7 +73,7 @@ def test_a_second_member_of_one_static_id_stops_the_first(tools: str, until: Unt
     # the embedded broker fences nobody, which is one more of its limits
     group = f"g-{uuid.uuid4().hex[:8]}"
     topic = f"test.{group}"
-    kafka.require_topics(tools, [topic], 4)
+    cluster.require_topics(tools, [topic], 4)
     first = kafka.consumer(group, tools, instance="worker-1")
     first.subscribe([topic])
     assert until(lambda: first.poll(0.05) is None and len(first.assignment()) == 4, 20)
@@ -99,7 +99,7 @@ def test_in_the_foreground_it_says_when_it_is_ready_and_ends_by_ctrl_c(
         try:
             assert server.stdout is not None
             assert f"127.0.0.1:{free_port}" in server.stdout.readline()
-            kafka.ping(f"127.0.0.1:{free_port}")
+            cluster.ping(f"127.0.0.1:{free_port}")
             (entry,) = services.running(data_dir / "run", "kafka")
             server.send_signal(signal.SIGINT)
             assert server.wait(25) == 0

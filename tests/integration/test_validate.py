@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 from feature_repo.errors import StoreError, UsageError
 from infra.cli import main
 from infra.settings import settings
-from ingestion import kafka, validation
+from ingestion import cluster, validation
 from ingestion.exchange import Synthetic
 from ingestion.feed.inbox import Opened, Received
 from ingestion.feed.watch import Watch
@@ -29,7 +29,7 @@ PARTITIONS = 4
 
 def fill(servers: str, topic: str, log: Sequence[Envelope]) -> None:
     """Write a log to a topic with a client of our own."""
-    kafka.require_topics(servers, [topic], PARTITIONS)
+    cluster.require_topics(servers, [topic], PARTITIONS)
     producer = Producer({"bootstrap.servers": servers})
     for e in log:
         to = [partition_of(e.product_id, PARTITIONS)] if e.product_id else range(PARTITIONS)
@@ -117,7 +117,7 @@ def test_five_percent_of_messages_may_be_unreadable(
 
 
 def test_messages_of_somebody_else_are_schema_errors(data_dir: Path, kafka_embedded: str) -> None:
-    kafka.require_topics(kafka_embedded, ["valid-foreign"], PARTITIONS)
+    cluster.require_topics(kafka_embedded, ["valid-foreign"], PARTITIONS)
     producer = Producer({"bootstrap.servers": kafka_embedded})
     for i in range(200):
         producer.produce("valid-foreign", b"%d" % i)
@@ -145,7 +145,7 @@ def test_a_topic_that_isn_t_there_is_named(data_dir: Path, kafka_embedded: str) 
 
 
 def test_a_broker_that_isn_t_there_is_named(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka, "LIMIT_S", 0.5)
+    monkeypatch.setattr(cluster, "LIMIT_S", 0.5)
     with pytest.raises(StoreError, match="doesn't answer"):
         validate(f"127.0.0.1:{free_port()}", "ticks.raw", Limits())
 
