@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 import pyarrow as pa
@@ -11,8 +13,15 @@ from feast.data_source import DataSource
 
 from feature_repo.contract import ROW_ID, VIEW
 from feature_repo.errors import ContractError, StoreError
+from feature_repo.names import PUSHED
 from feature_repo.retrieval import between
 from feature_repo.source import DeltaTableSource, arrow_schema, location, row_schema, scan
+
+if TYPE_CHECKING:
+    from deltalake.transaction import Transaction
+
+_ATTEMPTS: Final = 20
+"""Tries of one push: each that is lost means that another push of the same session got through."""
 
 
 def append_rows(source: DataSource, rows: pa.Table, repo: Path | None) -> int:
@@ -20,7 +29,7 @@ def append_rows(source: DataSource, rows: pa.Table, repo: Path | None) -> int:
 
     Rows may come in any order of time and from several connections, so they are told apart by row id; the version that
     a commit carries per (session, product) stays that of the log's writers, which alone know that nothing is missing
-    below it.
+    below it. The commit notes which sessions it brought rows of, so that those writers look for them.
 
     Parameters
     ----------
@@ -43,23 +52,49 @@ def append_rows(source: DataSource, rows: pa.Table, repo: Path | None) -> int:
     if not delta:
         raise ContractError(f"source {source.name}: {path} is not a Delta table; only Delta tables can be appended to")
     ours = isinstance(source, DeltaTableSource) and source.table == VIEW
-    rows = _fitted(rows, row_schema() if ours else arrow_schema(source, repo), source.name)
-    if ours and rows.num_rows:
-        rows = _unknown(rows, source, repo, Path(path, "_delta_log").is_dir())
-    if not rows.num_rows:
-        return 0
-    from deltalake import WriterProperties, write_deltalake
-    from deltalake.exceptions import DeltaError
+    given = _fitted(rows, row_schema() if ours else arrow_schema(source, repo), source.name)
+    from deltalake.exceptions import CommitFailedError, DeltaError
+
+    attempts = _ATTEMPTS
+    while True:
+        rows = given
+        if ours and given.num_rows:
+            rows = _unknown(given, source, repo, Path(path, "_delta_log").is_dir())
+        if not rows.num_rows:
+            return 0
+        try:
+            _write(path, rows, _notes(rows) if ours else None)
+        except (DeltaError, OSError) as error:
+            attempts -= 1
+            if attempts and isinstance(error, CommitFailedError):
+                continue  # another push of the same session came first, perhaps with some of these rows
+            raise StoreError(f"table {source.name}: writing {rows.num_rows} rows to {path} failed: {error}") from error
+        return int(rows.num_rows)
+
+
+def _write(path: str, rows: pa.Table, notes: list[Transaction] | None) -> None:
+    from deltalake import CommitProperties, WriterProperties, write_deltalake
     from deltalake.writer.properties import ColumnProperties
 
     # Dictionaries of float64 triple the time of a write and save nothing.
     plain = WriterProperties(compression="ZSTD", default_column_properties=ColumnProperties(dictionary_enabled=False))
-    try:
-        # A table begun under an older contract lacks the newer features: its old rows read as null.
-        write_deltalake(path, rows, mode="append", schema_mode="merge", writer_properties=plain)
-    except (DeltaError, OSError) as error:
-        raise StoreError(f"table {source.name}: writing {rows.num_rows} rows to {path} failed: {error}") from error
-    return int(rows.num_rows)
+    # A table begun under an older contract lacks the newer features: its old rows read as null.
+    write_deltalake(
+        path,
+        rows,
+        mode="append",
+        schema_mode="merge",
+        writer_properties=plain,
+        commit_properties=CommitProperties(app_transactions=notes),
+    )
+
+
+def _notes(rows: pa.Table) -> list[Transaction]:
+    from deltalake.transaction import Transaction
+
+    now_us = time.time_ns() // 1000
+    pairs = pl.DataFrame(pl.from_arrow(rows.select(["session", "product_id"]))).unique().rows()
+    return [Transaction(f"{PUSHED}{session}/{product}", now_us, now_us // 1000) for session, product in pairs]
 
 
 def _fitted(rows: pa.Table, schema: pa.Schema, name: str) -> pa.Table:

@@ -2,7 +2,7 @@
 
 Nothing here is special to the demonstration but the generated tape and the ``--force "demo"`` that is said openly: each
 step calls what the command of its name calls. Only data of its own sessions is trained on, so it can run beside other
-data; run again, it adds no rows.
+data; run again, its tape adds no rows.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ SECONDS = 4 * 3600
 LIVE_SPEED = 90.0
 LIVE_S = 18.0
 """How long the live system is shown: at that speed long enough for windows of 900 s to fill."""
+LIVE_AGO_S = LIVE_SPEED * (LIVE_S + 10)
+"""How long before now that stretch begins: none of its rows may be newer than those of a feed that comes after it."""
 T = TypeVar("T")
 
 
@@ -287,7 +289,7 @@ def _live(url: str) -> Live:
     """Show a short stretch of the live system, much faster than the world, with the service that runs."""
     from infra.up import Order, up
 
-    return up(Order(speed=LIVE_SPEED, seconds=LIVE_S, service=url), quiet=True)
+    return up(Order(speed=LIVE_SPEED, ago_s=LIVE_AGO_S, seconds=LIVE_S, service=url), quiet=True)
 
 
 def _said_live(live: Live) -> str:

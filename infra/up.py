@@ -46,8 +46,8 @@ class Order:
         Of ``feed`` tape.
     products
         Products to watch; None for the settings' (live), or all three of the generated market.
-    speed
-        Of tapes and the generated market.
+    speed, ago_s
+        Of tapes and the generated market: how fast, and how long before now their times begin.
     seconds
         How long after the first message to stop; None for at a signal.
     save_raw
@@ -60,6 +60,7 @@ class Order:
     tapes: tuple[Path, ...] = ()
     products: tuple[str, ...] | None = None
     speed: float = 1.0
+    ago_s: float = 0.0
     seconds: float | None = None
     save_raw: bool = False
     service: bool | str = True
@@ -207,7 +208,8 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
 def _exchange(order: Order) -> list[str]:
     feeds = [str(t.resolve()) for t in order.tapes] or ["synthetic"]
     given = [part for one in feeds for part in ("--feed", one)]
-    return volspike("exchange", *given, "--port", "0", "--speed", f"{order.speed:g}", "--json")
+    paced = ("--speed", f"{order.speed:g}", "--ago", f"{order.ago_s:g}")
+    return volspike("exchange", *given, "--port", "0", *paced, "--json")
 
 
 def _address(exchange: Child) -> str:

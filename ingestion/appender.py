@@ -13,11 +13,12 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 from numpy.typing import NDArray
 
 from ingestion import tables
-from ingestion.table_keys import NEVER, RowKeys
-from ingestion.table_log import Key
+from ingestion.table_keys import NEVER, RowKeys, not_pushed
+from ingestion.table_log import Key, Writers
 from ingestion.table_parts import PartWriter
 from ingestion.table_schema import conform, schema
 
@@ -48,7 +49,7 @@ class Appender:
         self._folder = tables.folder_of(name, root)
         self._columns = pa.schema([field.with_nullable(True) for field in schema(name)])
         self._kept = tables.keep(name, root=root)
-        self._held: dict[Key, int] | None = None
+        self._read: tuple[DeltaTable, Writers] | None = None
         self._part: PartWriter | None = None
         self._gathered: list[pa.Table] = []
         self._causes: list[NDArray[np.int64]] = []
@@ -83,9 +84,10 @@ class Appender:
         if not rows.num_rows:
             return
         with tables.store_errors(self.name, self._folder, "writing"):
-            if self._held is None:
-                _, self._held = self._kept.refresh()
-            keep = keys.newer_than(self._held)
+            if self._read is None:
+                self._read = self._kept.refresh()
+            table, writers = self._read
+            keep = keys.newer_than(writers.last) & not_pushed(table, rows, writers.pushed)
             if not keep.all():
                 rows, cause_n = rows.filter(pa.array(keep)), cause_n[keep]
             self._gathered.append(rows if rows.schema == self._columns else rows.cast(self._columns))
@@ -128,7 +130,7 @@ class Appender:
         part, self._part = self._part, None
         if part is not None:
             part.abort()
-        self._gathered, self._causes, self._held = [], [], None
+        self._gathered, self._causes, self._read = [], [], None
 
     def _write_group(self) -> None:
         rows = pa.concat_tables(self._gathered)
@@ -150,12 +152,13 @@ class Appender:
                 tables.append(self.name, nothing, causes, versions, root=self._root, kept=self._kept)
                 return None, causes
             add = part.close()
-            table, held = self._kept.refresh()
+            table, writers = self._kept.refresh()
             # From here on the part belongs to the log, or to whoever finds out that it doesn't.
             self._part = None
-            before = self._held or {}
-            if any(held.get(key, NEVER) != before.get(key, NEVER) for key in versions):
+            before = Writers({}, {}) if self._read is None else self._read[1]
+            pairs = ((writers.last, before.last), (writers.pushed, before.pushed))
+            if any(now.get(key, NEVER) != then.get(key, NEVER) for key in versions for now, then in pairs):
                 return part.path, causes
-            news = {key: n for key, n in versions.items() if n > held.get(key, NEVER)}
+            news = {key: n for key, n in versions.items() if n > writers.last.get(key, NEVER)}
             done = tables.commit_part(table, self.name, self._folder, add, news)
         return None if done else part.path, causes

@@ -1,4 +1,4 @@
-"""Which rows a table does not hold yet: each row's message number against what its (session, product) is known to."""
+"""Which rows a table does not hold yet: by message number and, where some were pushed, by row id."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake import DeltaTable
 from numpy.typing import NDArray
 
+from feature_repo.contract import ROW_ID
 from feature_repo.errors import ContractError
 from ingestion.table_log import Key
 
@@ -82,6 +84,36 @@ class RowKeys:
             for p, product in enumerate(self._products):
                 grid[s, p] = n.get((session, product), NEVER)
         return grid[self._at]
+
+
+def not_pushed(table: DeltaTable, rows: pa.Table, pushed: Mapping[Key, int]) -> NDArray[np.bool_]:
+    """Tell of each row that no push brought it.
+
+    Parameters
+    ----------
+    table
+        The table at the version that the commit is checked against.
+    rows
+        Rows to be written.
+    pushed
+        (session, product_id) of which rows were pushed; where there is none, nothing is read.
+
+    Returns
+    -------
+    bool[rows]
+    """
+    mine = {session for session, _ in pushed} & set(pc.unique(rows.column("session")).to_pylist() if pushed else ())
+    if not mine:
+        return np.ones(rows.num_rows, bool)
+    import polars as pl  # seldom: see scan
+
+    ids = [pl.col(name).cast(pl.String) if name in ("product_id", "session") else pl.col(name) for name in ROW_ID]
+    there = pl.scan_delta(table).filter(pl.col("session").is_in(mine)).select(ids).collect()
+    given = pl.DataFrame(pl.from_arrow(rows.select(list(ROW_ID)))).select(ids)
+    known = given.with_row_index().join(there, on=list(ROW_ID), how="semi")
+    fresh = np.ones(rows.num_rows, bool)
+    fresh[known["index"].to_numpy()] = False
+    return fresh
 
 
 def _codes(rows: pa.Table, column: str, names: list[str]) -> NDArray[np.int64]:

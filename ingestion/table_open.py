@@ -10,7 +10,7 @@ from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from feature_repo.errors import ContractError
-from ingestion.table_log import Key, read_versions
+from ingestion.table_log import Writers, read_writers
 from ingestion.table_schema import STATS_COLUMNS, schema
 
 CHECKPOINT_COMMITS: Final = 50
@@ -31,11 +31,11 @@ class Kept:
     def __init__(self, name: str, folder: Path) -> None:
         self._name, self._folder = name, folder
         self._table: DeltaTable | None = None
-        self._held: dict[Key, int] = {}
+        self._writers = Writers({}, {})
         self._seen: tuple[int, int] | None = None
 
-    def refresh(self) -> tuple[DeltaTable, dict[Key, int]]:
-        """Return the table as it is now, and the last n of each (session, product_id) in it.
+    def refresh(self) -> tuple[DeltaTable, Writers]:
+        """Return the table as it is now, and what its log tells of its writers.
 
         Raises
         ------
@@ -47,13 +47,13 @@ class Kept:
         table, self._table = self._table, None  # what fails half-way is opened anew
         known = None
         if table is not None and self._seen is not None and self._seen == self._last_commit(table):
-            known = table.version(), self._held
+            known = table.version(), self._writers
             table.update_incremental()
         if table is None or known is None or missing_fields(self._name, self._folder, table):
             table, known = open_to_write(self._name, self._folder), None
-        self._held = read_versions(self._folder, table.version(), known)
+        self._writers = read_writers(self._folder, table.version(), known)
         self._table, self._seen = table, self._last_commit(table)
-        return table, self._held
+        return table, self._writers
 
     def _last_commit(self, table: DeltaTable) -> tuple[int, int] | None:
         """Tell the file of the newest commit from that of a table made later in the same folder."""

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from feature_repo.errors import StoreError
 from infra.settings import settings
-from ingestion.table_keys import NEVER, RowKeys
-from ingestion.table_log import Key, read_versions, transactions
+from ingestion.table_keys import NEVER, RowKeys, not_pushed
+from ingestion.table_log import Key, read_writers, transactions
 from ingestion.table_open import Kept, missing_fields, open_table, open_to_write
 from ingestion.table_parts import Part, write_part
 from ingestion.table_schema import conform, schema
@@ -92,9 +92,9 @@ def append(
     written: NDArray[np.bool_] | None = None
     with store_errors(name, folder, "writing"):
         for _ in range(MAX_CONFLICTS):
-            table, held = current.refresh()
-            news = {key: n for key, n in versions.items() if n > held.get(key, NEVER)}
-            fresh = keys.newer_than(held)
+            table, writers = current.refresh()
+            news = {key: n for key, n in versions.items() if n > writers.last.get(key, NEVER)}
+            fresh = keys.newer_than(writers.last) & not_pushed(table, rows, writers.pushed)
             if add and written is not None and not np.array_equal(fresh, written):
                 (folder / add.path).unlink(missing_ok=True)
                 add = None
@@ -129,7 +129,7 @@ def last_n(name: str, *, root: Path | None = None) -> dict[Key, int]:
     folder = folder_of(name, root)
     with store_errors(name, folder, "reading"):
         table = open_table(folder)
-        return {} if table is None else read_versions(folder, table.version())
+        return {} if table is None else read_writers(folder, table.version()).last
 
 
 def scan(name: str, *, root: Path | None = None) -> pl.LazyFrame:

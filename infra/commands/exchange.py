@@ -22,6 +22,9 @@ def command(
         str,
         typer.Option(help="shift: times move by one constant; squeeze: at a speed, they keep step with the clock."),
     ] = "shift",
+    ago: Annotated[
+        float, typer.Option(min=0, help="Let times begin so many seconds before now: at a speed, they end at now.")
+    ] = 0.0,
     faults: Annotated[str, typer.Option(help="Such as drop=0.001,late=0.01:3s,disconnect=every:30s.")] = "",
     ledger: Annotated[Path | None, typer.Option(help="File that notes every message sent and fault injected.")] = None,
     loop: Annotated[bool, typer.Option("--loop/--once", help="Begin anew when the feed ends, or end with it.")] = False,
@@ -33,7 +36,7 @@ def command(
 ) -> None:
     """Serve a market by WebSocket as Coinbase does, in both its dialects, with faults on demand.
 
-    The feed begins with the first subscription. Times are moved so that it begins now. Ctrl-C ends it.
+    The feed begins with the first subscription. Times are moved so that it begins now, or --ago. Ctrl-C ends it.
 
     Faults: drop double swap late future truncate garbage (messages), disconnect cut stall half_open (connections),
     no_snapshot refuse reject (requests); each with a chance, or every:SECONDSs, then a length :2s, kinds @match+ticker
@@ -51,6 +54,7 @@ def command(
         seed=seed,
         seconds=seconds,
         times=times,
+        ago=ago,
         faults=faults,
         ledger=ledger,
         loop=loop,

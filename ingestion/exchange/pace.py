@@ -31,6 +31,8 @@ class Pace:
         Recorded seconds a second; infinite for as fast as clients take it.
     times
         ``shift`` adds one constant to every time; ``squeeze`` also divides distances by the speed.
+    ago_s
+        How long before now its times begin: a feed that is faster than the clock ends at now, not after it.
 
     Attributes
     ----------
@@ -43,10 +45,11 @@ class Pace:
         If the speed isn't positive, or an infinite one is to be squeezed.
     """
 
-    def __init__(self, origin_ns: int, speed: float = 1.0, times: Times = "shift") -> None:
+    def __init__(self, origin_ns: int, speed: float = 1.0, times: Times = "shift", ago_s: float = 0.0) -> None:
         if not speed > 0 or (times == "squeeze" and math.isinf(speed)):
             raise UsageError(f"speed must be > 0 (finite where times are squeezed), was {speed}: choose another")
         self.speed, self.times = speed, times
+        self._ago_ns = int(ago_s * _S)
         self.started = False
         self.shift = Shift()
         self._origin_ns = self.reached_ns = origin_ns
@@ -58,7 +61,7 @@ class Pace:
         self._start_ns = time.monotonic_ns()
         # Rounded up: a message may be sent up to 1 ms after its time, never before it.
         squeeze = self.speed if self.times == "squeeze" else 1.0
-        self.shift = Shift(time.time_ns() - self._origin_ns, origin_ns=self._origin_ns, squeeze=squeeze)
+        self.shift = Shift(time.time_ns() - self._ago_ns - self._origin_ns, origin_ns=self._origin_ns, squeeze=squeeze)
 
     def limit(self) -> float:
         """Recorded receive time that is due now, ns."""

@@ -94,7 +94,7 @@ class Player:
 
     Parameters
     ----------
-    feed, speed, times, loop, limits, ledger
+    feed, speed, times, ago_s, loop, limits, ledger
         As for :class:`ingestion.exchange.Exchange`.
 
     Attributes
@@ -105,12 +105,14 @@ class Player:
         Set when the feed's last item has been sent.
     """
 
-    def __init__(self, feed: Feed, speed: float, times: Times, *, loop: bool, limits: Limits, ledger: Ledger) -> None:
+    def __init__(
+        self, feed: Feed, speed: float, times: Times, *, ago_s: float, loop: bool, limits: Limits, ledger: Ledger
+    ) -> None:
         self.feed, self.limits, self.ledger = feed, limits, ledger
         self.clients: dict[int, Client] = {}
         self.summary = Summary()
         self.ended = asyncio.Event()
-        self._speed, self._times, self._loop = speed, times, loop
+        self._speed, self._times, self._ago_s, self._loop = speed, times, ago_s, loop
         self._began = asyncio.Event()
         self._began_s = self._synced_s = 0.0
         self._closing: set[asyncio.Task[None]] = set()
@@ -176,7 +178,7 @@ class Player:
         self.market = Market(self.feed.products, self.feed.dialect, continuous=self.feed.continuous)
         self._items: Iterator[Item] = self.feed.items()
         item = next(self._items, None)
-        self.pace = Pace(0 if item is None else item.recv_ns, self._speed, self._times)
+        self.pace = Pace(0 if item is None else item.recv_ns, self._speed, self._times, self._ago_s)
         self.teller = Teller(self.market, self.pace, self.feed, noted=self.ledger.kept)
         # What stands before the first movement is known to everybody who comes.
         while item is not None and item.kind in _HEAD:

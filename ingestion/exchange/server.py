@@ -46,7 +46,7 @@ class Exchange:
         What is served.
     host, port
         Where; port 0 takes a free one.
-    speed, times
+    speed, times, ago_s
         As for :class:`ingestion.exchange.pace.Pace`.
     faults
         What goes wrong by chance; text is parsed.
@@ -79,6 +79,7 @@ class Exchange:
         port: int = 0,
         speed: float = 1.0,
         times: Times = "shift",
+        ago_s: float = 0.0,
         faults: Faults | str | None = None,
         ledger: Path | None = None,
         loop: bool = False,
@@ -88,7 +89,9 @@ class Exchange:
         self.faults = Faults.parse(faults) if isinstance(faults, str) else faults or Faults()
         self._port = port
         self._ledger = Ledger(ledger)
-        self._player = Player(feed, speed, times, loop=loop, limits=limits or Limits(), ledger=self._ledger)
+        self._player = Player(
+            feed, speed, times, ago_s=ago_s, loop=loop, limits=limits or Limits(), ledger=self._ledger
+        )
         self._orders: list[Order] = []
         self._handshakes = Draw(self.faults, 0, 0.0)
         self._server: Server | None = None

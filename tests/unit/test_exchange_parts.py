@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -84,6 +85,13 @@ def test_every_time_of_an_advanced_message_moves_and_its_number_is_cut_out() -> 
 def test_speed_must_be_positive(speed: float) -> None:
     with pytest.raises(UsageError, match="speed must be > 0"):
         Pace(0, speed)
+
+
+def test_a_feed_that_began_some_time_ago_bears_the_times_of_then() -> None:
+    pace = Pace(0, 90.0, ago_s=1_980.0)
+    before = time.time_ns()
+    pace.start()
+    assert before - 1_980 * 10**9 - MS <= pace.shift.ns(0) <= time.time_ns() - 1_980 * 10**9
 
 
 def test_nothing_can_be_squeezed_without_pace() -> None:
