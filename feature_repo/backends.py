@@ -6,18 +6,20 @@ address (and how a file is written), so that ``feast`` in a plain shell, ``volsp
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.infra.registry.file import FileRegistryStore
 from feast.protos.feast.core.DataSource_pb2 import DataSource
 from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.repo_config import RegistryConfig
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from pydantic import Field
 
+from feature_repo.errors import ContractError, StoreError
 from infra.settings import settings
 
 _PATIENCE = {"socket_connect_timeout": "2", "socket_timeout": "5", "retry": "null"}
@@ -48,7 +50,15 @@ class RedisFromSettingsOnlineStoreConfig(RedisOnlineStoreConfig):  # type: ignor
 
 
 class RedisFromSettingsOnlineStore(RedisOnlineStore):  # type: ignore[misc]
-    """Feast's Redis online store, unchanged; only its configuration's defaults differ."""
+    """Feast's Redis online store with another default address, that refuses what the offline table refuses too."""
+
+    def online_write_batch(self, config: Any, table: Any, data: Any, progress: Any) -> None:
+        """Write rows, or none of them where one holds infinity: a push comes here before the offline table sees it."""
+        for _, values, _, _ in data:
+            for name, value in values.items():
+                if value.WhichOneof("val") == "double_val" and math.isinf(value.double_val):
+                    raise ContractError(f"view {table.name}: {name} holds infinity; expected a number or null")
+        super().online_write_batch(config, table, data, progress)
 
 
 class DataFolderRegistryStore(FileRegistryStore):  # type: ignore[misc]
@@ -66,6 +76,15 @@ class DataFolderRegistryStore(FileRegistryStore):  # type: ignore[misc]
         super().__init__(registry_config, repo_path)
         if not Path(registry_config.path).is_absolute():
             self._filepath = settings().data / "registry.db"
+
+    def get_registry_proto(self) -> Registry:
+        """Read the registry; StoreError where the file is damaged."""
+        try:
+            return cast(Registry, super().get_registry_proto())
+        except DecodeError as error:
+            raise StoreError(
+                f"{self._filepath} is no registry of Feast ({error}); delete it and run `feast apply` in feature_repo/"
+            ) from error
 
     def _write_registry(self, registry_proto: Registry) -> None:
         # Feast stamps and rewrites the file even when it has nothing to say; an unchanged registry keeps its bytes.

@@ -145,7 +145,7 @@ def scan(source: DataSource, repo: Path | None) -> pl.LazyFrame:
         If the source is of another kind.
     """
     from deltalake import DeltaTable
-    from deltalake.exceptions import TableNotFoundError
+    from deltalake.exceptions import DeltaError, TableNotFoundError
 
     delta, path = location(source, repo)
     if not delta:
@@ -158,6 +158,12 @@ def scan(source: DataSource, repo: Path | None) -> pl.LazyFrame:
             f"source {source.name}: no Delta table at {path}; make its first rows with `volspike replay --raw TAPE`, "
             f"or point VOLSPIKE_DATA at the folder that has them"
         ) from None
+    except (DeltaError, OSError) as error:
+        said = str(error).partition("\n")[0]
+        raise StoreError(
+            f"source {source.name}: the Delta table at {path} can't be read ({said}); restore it, or move it away and "
+            "replay the tapes"
+        ) from error
 
 
 def tie_columns(source: DataSource) -> tuple[str, ...]:

@@ -121,13 +121,13 @@ def run(tapes: Sequence[Path] = (), *, keep: bool = False) -> Outcome:
     os.environ["VOLSPIKE_CLOCK"] = "stream"
     settings.cache_clear()
     with ExitStack() as stack:
+        stack.enter_context(ensure_redis())  # first, so that a port that is taken is told before the work
         files = list(tapes) or [
             steps.do("market", _market, lambda p: f"{p.name}, generated: no evidence about a market")
         ]
         if tapes:
             steps.do("tapes", lambda: None, lambda _: ", ".join(p.name for p in tapes))
         outcome.replayed = steps.do("replay", lambda: _replay(files), _said_replay)
-        stack.enter_context(ensure_redis())
         steps.do("feast apply", _apply, lambda _: f"1 view of {len(FEATURE_NAMES)} features, 4 services")
         url = ""
         try:

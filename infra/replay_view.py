@@ -71,6 +71,10 @@ def show(summary: Summary, *, as_json: bool) -> None:
         f"quotes {summary.quotes:,}"
     )
     print(f"added      {summary.rows_added:,} rows, {summary.quotes_added:,} quotes")
+    if not summary.rows:
+        print("           no row was made: see --products, and the times of the tapes")
+    elif not summary.rows_added:
+        print("           the tables hold these tapes already; rows of other options go to tables of their own: --out")
     print(
         f"set aside  late {counts['late']:,}, reordered {counts['reordered']:,} (used), future {counts['future']:,}, "
         f"malformed {counts['malformed']:,}, duplicate {counts['duplicate']:,}, unknown type {counts['unknown_type']:,}"

@@ -85,6 +85,8 @@ def _read(path: Path) -> list[Service]:
         return [Service(**entry) for entry in json.loads(path.read_text())]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except (ValueError, TypeError, AttributeError):
+        return []  # damaged: it only says what runs, and whoever starts next writes it anew
 
 
 def _edit(folder: Path, change: Callable[[list[Service]], list[Service]]) -> None:

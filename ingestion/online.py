@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from feature_repo.contract import ENTITY, FEATURE_NAMES, FEATURES
+from feature_repo.contract import ENTITY, FEATURE_NAMES, FEATURES, VIEW
 from feature_repo.errors import ContractError, StoreError
 from infra.settings import settings
 
@@ -199,8 +199,8 @@ def materialize(*, rebuild: bool = False, store: OnlineTable | None = None) -> d
     Raises
     ------
     StoreError
-        If there is no offline table, or Redis is unreachable. With ``rebuild``, nothing is deleted before the new rows
-        have been read.
+        If there is no offline table, a part of it is damaged, or Redis is unreachable. With ``rebuild``, nothing is
+        deleted before the new rows have been read.
     """
     table = store or default_table()
     rows = newest_offline()
@@ -216,7 +216,9 @@ def newest_offline() -> pa.Table:
     from feature_repo.definitions import spike_table
     from feature_repo.offline_store import PolarsOfflineStore
     from feature_repo.store import config
+    from ingestion import tables  # 20 MB, which who only reads Redis does without
 
+    tables.require_whole(VIEW)
     job = PolarsOfflineStore.pull_latest_from_table_or_query(
         config(), spike_table, [ENTITY], list(FEATURE_NAMES), TIME, CREATED
     )

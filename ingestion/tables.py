@@ -38,7 +38,20 @@ from ingestion.table_schema import conform, schema
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Part", "append", "compact", "keep", "last_n", "open_to_write", "parts", "scan", "schema", "vacuum"]
+__all__ = [
+    "Part",
+    "append",
+    "collect",
+    "compact",
+    "keep",
+    "last_n",
+    "open_to_write",
+    "parts",
+    "require_whole",
+    "scan",
+    "schema",
+    "vacuum",
+]
 
 MAX_CONFLICTS: Final = 100
 """Lost races for one append. Each means that somebody else's commit of the same session got through."""
@@ -159,6 +172,51 @@ def scan(name: str, *, root: Path | None = None) -> pl.LazyFrame:
         return pl.scan_delta(table).select(columns)
 
 
+def collect(name: str, rows: pl.LazyFrame, *, root: Path | None = None) -> pl.DataFrame:
+    """Read what was asked of a table, or say which part of it is gone or cut off.
+
+    Parameters
+    ----------
+    name
+        Of the table, whose parts are looked at first: polars panics where one is shorter than the log says.
+    rows
+        As `scan` gives them, filtered and cut as wanted.
+    root
+        Folder of the tables; default ``settings().tables``.
+
+    Raises
+    ------
+    StoreError
+        If a part that the table's log names is gone or of another length.
+    """
+    require_whole(name, root=root)
+    return rows.collect()
+
+
+def require_whole(name: str, *, root: Path | None = None) -> None:
+    """Check that all parts that the table's log names are there, in their length.
+
+    Raises
+    ------
+    StoreError
+        If one isn't.
+    """
+    for part in parts(name, root=root):
+        try:
+            found = part.path.stat().st_size
+        except OSError as error:
+            raise StoreError(_damaged(name, f"{part.path} can't be read ({error.strerror})")) from error
+        if found != part.size:
+            raise StoreError(_damaged(name, f"{part.path} has {found} bytes of {part.size}"))
+
+
+def _damaged(name: str, what: str) -> str:
+    return (
+        f"table {name}: part {what}, must be there and whole: the table's log names it; restore it, or move the table "
+        "away and replay the tapes"
+    )
+
+
 def parts(name: str, *, root: Path | None = None) -> list[Part]:
     """Files that make up the table as it stands now, by path; what a data manifest lists.
 
@@ -259,7 +317,7 @@ def store_errors(name: str, folder: Path, doing: str, *more: type[Exception]) ->
     try:
         yield
     except (OSError, DeltaError, *more) as error:
-        text = str(error)
+        text = str(error).partition("\n")[0]  # the rest is a stack of another language
         full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} or any(
             sign in text for sign in ("No space left", "File too large", "quota exceeded")
         )

@@ -118,7 +118,7 @@ def _read(source: str) -> pl.DataFrame:
             frame = frame.filter(pl.col("event_time_ns") >= _time_ns(start))
         if end:
             frame = frame.filter(pl.col("event_time_ns") < _time_ns(end))
-        return frame.select(columns).collect()
+        return tables.collect(VIEW, frame.select(columns))
     path = Path(source)
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():

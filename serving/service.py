@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 # BentoML reports each start to its makers unless told not to; a platform that works offline has nothing to report.
@@ -30,6 +31,8 @@ from infra.settings import ROOT, settings
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+REDIS_STARTS = 10
+"""How often the embedded Redis is started: one that keeps dying has a reason that a restart doesn't mend."""
 HOST = "127.0.0.1"
 """Loopback, since there is no authentication; ``bentoml serve --host 0.0.0.0`` behind a proxy that has it."""
 
@@ -103,25 +106,31 @@ def start_redis() -> None:
     config = settings()
     if config.redis_url or _listens(config.redis_port):
         return
-    child = subprocess.Popen(
-        [sys.executable, "-m", "infra.embedded", "redis", "--parent", str(os.getpid())],
-        # Its end of this pipe closes when this process ends, however it ends; then Redis is stopped in order.
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-        start_new_session=True,
-    )
+    # Not waited for: the worker takes seconds to start, and answers 503 until Redis is there.
+    threading.Thread(target=_keep_redis, name="embedded-redis", daemon=True).start()
 
-    def report() -> None:
-        import msgspec
 
+def _keep_redis() -> None:
+    """Run the embedded Redis, and again where it dies; as long as this process lives."""
+    import msgspec
+
+    for _ in range(REDIS_STARTS):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "infra.embedded", "redis", "--parent", str(os.getpid())],
+            # Its end of this pipe closes when this process ends, however it ends; then Redis is stopped in order.
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            start_new_session=True,
+        )
         line = child.stdout.readline() if child.stdout else b""
         answer = msgspec.json.decode(line or b'{"error": "the embedded Redis ended silently"}', type=dict[str, object])
         if "error" in answer:
             print(f"volspike: {answer['error']}", file=sys.stderr)
-
-    # Not waited for: the worker takes seconds to start, and answers 503 until Redis is there.
-    threading.Thread(target=report, name="embedded-redis", daemon=True).start()
+            return
+        child.wait()
+        print("volspike: the embedded Redis ended; starting it again", file=sys.stderr)
+        time.sleep(1)
 
 
 def _listens(port: int) -> bool:

@@ -63,7 +63,7 @@ def hold(
     times = frame["event_time_ns"].to_numpy()
     blocks = len(np.unique(times // (BLOCK_S * _NS)))
     p99_ms, size_mb = latency_ms(challenger.artefact), megabytes(challenger.path)
-    opponent = f"champion {name}" if champion is not None else "the best baseline"
+    opponent = name if champion is not None else "the best baseline"
     span = (int(times.min()), int(times.max())) if len(times) else (0, 0)
     if blocks < MIN_BLOCKS:
         return gate.Contest(
@@ -115,12 +115,13 @@ def evidence(challenger: Run, champion: Run | None, opened: list[Opening]) -> tu
     """Find the rows that may decide, with the challenger's tau, and how many could not, by reason.
 
     They are labelled, covered and of products that both models know; at least a purge (960 s) after the last row that
-    either was trained, tuned or calibrated on; and in no sealed block that was opened for another run.
+    either was trained, tuned or calibrated on; and in no sealed block that was opened for another run. They may be of
+    sessions that the challenger's options left out: whatever came later may judge it.
     """
     runs = [challenger] if champion is None else [challenger, champion]
     after = max(_chosen_until(run) + run.options.purge_s * _NS for run in runs)
     products = set.intersection(*(set(run.manifest.label.tau) for run in runs))
-    frame = labels_of(challenger.options)
+    frame = labels_of(challenger.options.of_all_sessions())
     covered = pl.col("coverage_s") >= challenger.manifest.training.min_coverage_s
     frame = with_tau(frame.filter(pl.col("sigma_fwd").is_not_null() & covered), challenger.artefact)
     frame = frame.filter(pl.col("event_time_ns") >= after)

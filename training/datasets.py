@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from feature_repo.contract import CALENDAR, CALENDAR_MIN_DAYS, ENTITY, SERVICES
 from feature_repo.errors import ContractError
-from training.splits import Split
 
 _DAY_NS = 86_400 * 1_000_000_000
 
@@ -44,10 +43,10 @@ class Dataset:
         return self.features.index(name)
 
 
-def feature_names(service: str, split: Split) -> tuple[str, ...]:
-    """Features of a service that a model may read: no calendar where training spans under a week."""
-    train = split["train"]
-    if train.end_ns - train.start_ns < CALENDAR_MIN_DAYS * _DAY_NS:
+def feature_names(service: str, frame: pl.DataFrame) -> tuple[str, ...]:
+    """Features of a service that a model may read: no calendar where training has rows of under a week."""
+    t = frame.filter(pl.col("block") == "train")["event_time_ns"].to_numpy()
+    if np.ptp(t) < CALENDAR_MIN_DAYS * _DAY_NS or len(np.unique(t // _DAY_NS)) < CALENDAR_MIN_DAYS:
         return tuple(name for name in SERVICES[service] if name not in CALENDAR)
     return SERVICES[service]
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from feature_repo.errors import InputError, InsufficientDataError, StoreError, UsageError
+from feature_repo.errors import InputError, InsufficientDataError, SealedError, StoreError, UsageError
 from infra.settings import settings
 from training import curves
 from training.baselines import BASELINES
@@ -30,7 +30,7 @@ from training.importance import importance
 from training.metrics import figures
 from training.runs import Run, spikes_of
 from training.scoring import VOLATILITIES, Rivals, probabilities, read, rivals
-from training.sealed import BLOCK, Opening, open_block
+from training.sealed import BLOCK, Opening, open_block, openings
 from training.sealed import opening as opening_of
 from training.spikes import episodes
 from training.tracking import tracking
@@ -133,7 +133,7 @@ def measure(
     delay_ms = settings().live_delay_ms if delay_ms is None else delay_ms
     every = spikes_of(run).frame.filter(pl.col("product_id").is_in(list(manifest.label.tau)))
     known = every.filter(pl.col("block").is_in(["train", "validation"]))
-    frame = every.filter(pl.col("block") == block)
+    frame, spent = _unseen(every.filter(pl.col("block") == block), opening)
     if frame.is_empty():
         raise InsufficientDataError(
             f"block {block} of run {run.run_id} has no row in the tables; replay its tapes again"
@@ -177,9 +177,25 @@ def measure(
         importance=importance(run.artefact, x[:, [names.index(f) for f in manifest.features]]),
         curves=_curves(p, base, others.best, frame),
         timeline=_timeline(every.filter(pl.col("block") != BLOCK) if block != BLOCK else every, horizon_s),
-        warnings=_warnings(figures(p, y, cut, t_ns=t, episodes=count), block, others, manifest.metrics),
+        warnings=[*spent, *_warnings(figures(p, y, cut, t_ns=t, episodes=count), block, others, manifest.metrics)],
         at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _unseen(frame: pl.DataFrame, opening: Opening | None) -> tuple[pl.DataFrame, list[str]]:
+    """Leave out the rows that other splits' sealed blocks showed before, and say so."""
+    if opening is None or not opening.overlaps:
+        return frame, []
+    t = pl.col("event_time_ns")
+    earlier = [o for o in openings() if o.key in opening.overlaps]
+    kept = frame.filter(~pl.any_horizontal(t.is_between(o.start_ns, o.end_ns) for o in earlier))
+    if kept.is_empty() and not frame.is_empty():
+        raise SealedError(
+            f"all {frame.height:,} rows of the sealed block were seen before, with {len(earlier)} others; "
+            "record newer data and train on that"
+        )
+    lost = frame.height - kept.height
+    return kept, [f"{lost:,} of {frame.height:,} rows were seen before in another split's sealed block: left out."]
 
 
 def _difference(stat: str, p: np.ndarray[Any, Any], other: np.ndarray[Any, Any], frame: pl.DataFrame) -> Difference:

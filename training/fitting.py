@@ -48,6 +48,8 @@ class Material:
         What did not work out.
     product
         The one product these rows are of, empty for all.
+    volatilities
+        The same rows with what baselines read, where the models' features lack some of it.
     """
 
     data: Dataset
@@ -58,6 +60,7 @@ class Material:
     folds: list[tuple[Rows, Rows]]
     notes: list[str]
     product: str = ""
+    volatilities: Dataset | None = None
 
     def parts(self) -> Iterator[Material]:
         """Give these rows whole, or with ``per_product`` each product's."""
@@ -74,19 +77,24 @@ class Material:
                 continue
             train = frame.filter(pl.col("block") == "train")
             try:
-                folds, _ = usable(
+                folds, left_out = usable(
                     train["event_time_ns"].to_numpy(),
                     train["spike"].to_numpy(),
                     n_splits=max(len(self.folds), 1),
                     purge_s=self.options.purge_s,
                 )
-            except InsufficientDataError:
-                folds = []
+            except InsufficientDataError as error:
+                folds, left_out = [], [f"no purged folds: {error}"]
+            self.notes.extend(f"{product}: {said}" for said in left_out)
             label = msgspec.structs.replace(self.found.label, tau={product: self.found.tau[product]})
             found = replace(self.found, frame=frame, tau=label.tau, label=label)
             data = Dataset(self.data.x[mine], self.data.features, frame)
+            more = self.volatilities
+            volatilities = more and Dataset(more.x[mine], more.features, frame)
             counted = {name: {**b, **_counted(frame, name, self.options)} for name, b in self.blocks.items()}
-            yield replace(self, data=data, found=found, blocks=counted, folds=folds, product=product)
+            yield replace(
+                self, data=data, volatilities=volatilities, found=found, blocks=counted, folds=folds, product=product
+            )
 
     def rows(self, block: str) -> pl.DataFrame:
         """Labelled rows of a block."""
@@ -220,15 +228,16 @@ def _figures(
 
 
 def measured_baselines(part: Material, progress: Callable[[str], None] = lambda _: None) -> dict[str, Metrics]:
-    """Fit every baseline that the features allow on train, and measure it on folds and validation.
+    """Fit every baseline on train, and measure it on folds and validation, whatever features the models read.
 
     One that can't be fitted (its volatility is constant or missing) is left out.
     """
-    x, _ = part.data.block("train")
+    data = part.volatilities or part.data
+    x, _ = data.block("train")
     train, held = part.rows("train"), part.rows("validation")
-    x_held, _ = part.data.block("validation")
+    x_held, _ = data.block("validation")
     out: dict[str, Metrics] = {}
-    for name in baselines.available(part.data.features):
+    for name in baselines.available(data.features):
         progress(f"baseline {name}")
         try:
             fitted = _baseline(name, x, part, train)
@@ -253,7 +262,7 @@ def _baseline(name: str, x: NDArray[np.float64], part: Material, rows: pl.DataFr
     return baselines.fit(
         name,
         x,
-        part.data.features,
+        (part.volatilities or part.data).features,
         rows["spike"].to_numpy(),
         sigma_fwd=rows["sigma_fwd"].to_numpy(),
         tau=rows["tau"].to_numpy(),

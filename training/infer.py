@@ -19,7 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from feature_repo.contract import VIEW
 from feature_repo.errors import ContractError, InputError, StoreError, UsageError
+from ingestion import tables
 from training.artefact import MANIFEST, Artefact, load
 
 BATCH_ROWS: Final = 16_384
@@ -131,6 +133,8 @@ def infer(model: str, data: Path, out: Path) -> Scored:
             spike = p >= artefact.manifest.threshold
             singles.append(sampled)
             table = names.append_column("spike_probability", pa.array(p)).append_column("spike", pa.array(spike))
+            # of a compacted part and a fresh one, one may promise that no value is missing
+            table = pa.Table.from_arrays(table.columns, schema=pa.schema([f.with_nullable(True) for f in table.schema]))
             if writer is None:
                 stamped = table.schema.with_metadata({"volspike.model": artefact.digest})
                 writer = pq.ParquetWriter(temporary, stamped, compression="zstd", use_dictionary=_texts(table))
@@ -162,7 +166,14 @@ def infer(model: str, data: Path, out: Path) -> Scored:
 
 
 def _files(data: Path) -> list[Path]:
-    files = sorted(data.glob("**/*.parquet")) if data.is_dir() else [data]
+    """Parquet files of a folder; of a table those that its log names, since others hold the same rows again."""
+    if data.name == VIEW and (data / "_delta_log").is_dir():
+        tables.require_whole(VIEW, root=data.parent)
+        return [part.path for part in tables.parts(VIEW, root=data.parent)]
+    files = [data]
+    if data.is_dir():
+        found = (f.relative_to(data) for f in sorted(data.glob("**/*.parquet")))
+        files = [data / f for f in found if not any(part.startswith(("_", ".")) for part in f.parts)]
     if not files:
         raise InputError(f"--data {data} holds no .parquet file; give a file with features")
     return files

@@ -13,9 +13,9 @@ from feature_repo.contract import HORIZON_S
 from feature_repo.errors import InsufficientDataError, UsageError
 from ingestion import tables
 from ingestion.kernel.label import OPEN, Returns, gap_meets, sigma_fwd
+from ingestion.tables import collect
 from training.options import TrainOptions
 from training.sessions import choose, in_time
-from training.table_rows import collect
 
 REASONS: Final = ("no_quote", "gap", "watermark")
 """Why a label is null: no quote at t; a gap meets the horizon; the log does not reach its end. First match wins."""

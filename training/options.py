@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from feature_repo.contract import DEFAULT_SERVICE, HORIZON_S, SERVICES, WINDOWS
@@ -92,7 +92,7 @@ class TrainOptions:
         if not 0 < self.percentile < 100:
             raise UsageError(f"--threshold-percentile is {self.percentile:g}, must be in (0, 100), such as 95")
         if self.tau is not None and not 0 < self.tau < float("inf"):
-            raise UsageError(f"--tau is {self.tau:g}, must be > 0: at 0 every horizon would be a spike")
+            raise UsageError(f"--tau is {self.tau:g}, must be > 0 and finite: at 0 every horizon would be a spike")
         if not 0 <= self.min_coverage_s <= 900:
             raise UsageError(f"--min-coverage is {self.min_coverage_s:g} s, must be in [0, 900]")
         if self.seed < 0:
@@ -137,6 +137,10 @@ class TrainOptions:
         if self.rolling_hours is None:
             return None
         return RollingRule(self.percentile, self.rolling_hours, self.horizon_s)
+
+    def of_all_sessions(self) -> TrainOptions:
+        """Return the same options for whatever session there is."""
+        return replace(self, sessions=(), each_session=False, train_sessions=(), val_sessions=(), test_sessions=())
 
     @property
     def used_sessions(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import polars as pl
 
+from feature_repo.contract import DEFAULT_SERVICE
 from feature_repo.errors import InsufficientDataError
 from training.datasets import dataset, feature_names
 from training.fitting import Material
@@ -13,6 +14,7 @@ from training.folds import Rows, usable
 from training.labels import labels_of
 from training.options import TrainOptions
 from training.provenance import data_manifest
+from training.scoring import VOLATILITIES
 from training.spikes import check, spikes
 
 BLOCKS = ("train", "validation")
@@ -47,12 +49,15 @@ def prepare(
     }
     frame = found.frame.filter(pl.col("block").is_in(BLOCKS))
     check(frame, BLOCKS)
-    names = feature_names(options.service, found.split)
+    names = feature_names(options.service, frame)
     progress(f"training set: {frame.height:,} rows × {len(names)} features")
     data = dataset(frame, options.service, names)
+    volatilities = None if set(VOLATILITIES) <= set(names) else dataset(frame, DEFAULT_SERVICE, VOLATILITIES)
     train = frame.filter(pl.col("block") == "train")
     folds, notes = _folds(train, options, least_folds)
-    return Material(data, found, options, source, blocks, folds, notes)
+    if options.per_product:
+        notes = []  # each product has folds of its own
+    return Material(data, found, options, source, blocks, folds, notes, volatilities=volatilities)
 
 
 def _folds(train: pl.DataFrame, options: TrainOptions, least: int) -> tuple[list[tuple[Rows, Rows]], list[str]]:

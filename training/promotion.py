@@ -7,10 +7,9 @@ the deployment log is a view of them.
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -21,11 +20,11 @@ from feature_repo.errors import (
     InputError,
     InsufficientDataError,
     PromotionRefused,
-    StoreError,
     UsageError,
 )
 from infra.settings import settings
 from training import registry
+from training.alone import alone
 from training.gate import Contest, Limits, Objection, objections
 from training.tracking import tracking
 
@@ -199,7 +198,8 @@ def rollback() -> Deployment:
         stack = _stack(log)
         if len(stack) < 2:
             raise InputError(
-                f"{len(stack)} champions on the deployment log, a rollback needs 2; promote another version first"
+                f"{len(stack)} champions to choose from, a rollback needs 2: no earlier one is left; promote another "
+                "version first"
             )
         version, run_id = registry.find(client, stack[-2])
         artefact = registry.verified(client, run_id)
@@ -209,29 +209,13 @@ def rollback() -> Deployment:
     return entry
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
+def _alone() -> AbstractContextManager[None]:
     """Keep others out from the judgement to the deployment.
 
     Two at once would be judged against the same champion, so that one of them replaces the other without having been
     compared with it, and would number their comparisons alike, so that one of these would not be counted.
     """
-    path = settings().models / _LOCK
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("wb")
-    except OSError as error:
-        raise StoreError(
-            f"{path} can't be written: {error.strerror}; set VOLSPIKE_DATA to a folder of yours"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(
-                "another promote or rollback is under way, must be one at a time; try again when it has ended"
-            ) from None
-        yield
+    return alone(settings().models / _LOCK, "promote or rollback")
 
 
 def history() -> list[Deployment]:
@@ -332,7 +316,15 @@ def _history(client: MlflowClient) -> list[Deployment]:
         for key, value in version.tags.items()
         if key.startswith(_DEPLOY)
     ]
-    return sorted(entries, key=lambda e: e.number)
+    entries.sort(key=lambda e: e.number)
+    return entries[:-1] if _unfinished(client, entries) else entries
+
+
+def _unfinished(client: MlflowClient, entries: list[Deployment]) -> bool:
+    """Tell whether the last entry was written by somebody who died before he moved the alias."""
+    served = client.get_registered_model(settings().model_name).aliases.get(registry.CHAMPION)
+    now = [] if served is None else [str(served)]
+    return bool(entries) and _stack(entries)[-1:] != now and _stack(entries[:-1])[-1:] == now
 
 
 def _stack(log: list[Deployment]) -> list[str]:
@@ -347,8 +339,11 @@ def _stack(log: list[Deployment]) -> list[str]:
 
 
 def _deploy(client: MlflowClient, entry: Deployment) -> None:
-    """Record, move the alias, then the view: dying in between leaves an entry that can be seen and repeated."""
+    """Record, move the alias, then the view: dying before the alias leaves an entry that doesn't count."""
     key = f"{_DEPLOY}{entry.number:06d}"
+    for version in registry.versions(client):
+        if key in version.tags:  # of an entry that doesn't count
+            client.delete_model_version_tag(settings().model_name, version.version, key)
     client.set_model_version_tag(settings().model_name, entry.version, key, json.dumps(asdict(entry)))
     registry.point(client, entry.version, entry.run_id, entry.digest, entry.at)
 

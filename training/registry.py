@@ -90,8 +90,13 @@ def resolve_fast() -> Resolved:
 
 
 def find(client: MlflowClient, wanted: str) -> tuple[str, str]:
-    """Version and run that a version number, run id or beginning of one names."""
+    """Version and run that a version number, run id or beginning of one, ``NAME/version`` or ``NAME@alias`` names."""
     there = versions(client)
+    name = settings().model_name
+    if wanted.startswith(f"{name}@"):
+        aliases = client.get_registered_model(name).aliases
+        wanted = str(aliases.get(wanted.removeprefix(f"{name}@"), wanted))
+    wanted = wanted.removeprefix(f"{name}/")
     by_version = [(str(v.version), str(v.run_id)) for v in there]
     fits = [(v, r) for v, r in by_version if v == wanted]
     fits = fits or [(v, r) for v, r in by_version if r == wanted]

@@ -127,7 +127,7 @@ def _seal(e: Evaluation) -> str:
         "with the registry; a second opening is refused."
     )
     if e.opening.overlaps:
-        said += f" Other sealed blocks that were opened before and hold some of these rows: {len(e.opening.overlaps)}."
+        said += f" Rows that {len(e.opening.overlaps)} other sealed blocks showed before are left out."
     return said
 
 

@@ -41,8 +41,8 @@ class Opening:
     start_ns, end_ns
         The block on the clock, ns UTC, inclusive.
     overlaps
-        Keys of other splits opened before whose sealed block meets this one on the clock and in a session: their rows
-        were seen before.
+        Keys of other splits opened before whose sealed block meets this one on the clock and in a session: rows that
+        both hold were seen before, and are in no figure of this one.
     refused
         Later attempts, one line each.
     """
@@ -85,7 +85,8 @@ def open_block(run_id: str, reason: str, *, manifest: art.Manifest | None = None
     Raises
     ------
     SealedError
-        If the block was opened before, by this or another run; the attempt is recorded beside the opening.
+        If the block was opened before, by this or another run, or as part of other splits' blocks; the attempt is
+        recorded beside the opening.
     StoreError
         If MLflow can't be used.
     """
@@ -105,8 +106,11 @@ def open_block(run_id: str, reason: str, *, manifest: art.Manifest | None = None
     }
     with tracking() as client:
         before = _find(client, key)
+        met = [] if before is not None else _overlaps(client, manifest)
+        if before is None and _covered(block["start_ns"], block["end_ns"], met):
+            before = met[0]
         if before is None:
-            tags["overlaps"] = json.dumps(_overlaps(client, manifest))
+            tags["overlaps"] = json.dumps(sorted(found.name.removeprefix(PREFIX) for found in met))
             try:
                 client.create_experiment(PREFIX + key, tags=tags)
             except MlflowException as error:
@@ -119,10 +123,11 @@ def open_block(run_id: str, reason: str, *, manifest: art.Manifest | None = None
             client.restore_experiment(before.experiment_id)
         said = json.dumps({"run_id": run_id, "reason": reason[:500]})
         client.set_experiment_tag(before.experiment_id, f"refused.{now}", said)
-        first = _opening(key, before.tags)
+        first = _opening(before.name.removeprefix(PREFIX), before.tags)
+        seen = "" if first.key == key else ", and all of this block was seen with it"
         raise SealedError(
-            f"sealed block of split {key} was opened by run {first.run_id} at {first.at} ({first.reason}), it opens "
-            "once; record newer data and train on that, its last block is sealed again"
+            f"sealed block of split {first.key} was opened by run {first.run_id} at {first.at} ({first.reason}), it "
+            f"opens once{seen}; record newer data and train on that, its last block is sealed again"
         )
 
 
@@ -148,7 +153,8 @@ def _find(client: MlflowClient, key: str) -> Any:
     return client.get_experiment_by_name(PREFIX + key)
 
 
-def _overlaps(client: MlflowClient, manifest: art.Manifest) -> list[str]:
+def _overlaps(client: MlflowClient, manifest: art.Manifest) -> list[Any]:
+    """Records of openings that showed rows of this block."""
     from mlflow.entities import ViewType
 
     block, sessions = manifest.training.blocks[BLOCK], set(manifest.training.sessions)
@@ -157,8 +163,18 @@ def _overlaps(client: MlflowClient, manifest: art.Manifest) -> list[str]:
         tags = found.tags
         meets = int(tags["start_ns"]) <= block["end_ns"] and int(tags["end_ns"]) >= block["start_ns"]
         if meets and sessions & set(json.loads(tags["sessions"])):
-            out.append(found.name.removeprefix(PREFIX))
-    return sorted(out)
+            out.append(found)
+    return out
+
+
+def _covered(start_ns: int, end_ns: int, met: list[Any]) -> bool:
+    """Tell whether the blocks of these records together hold all of a stretch."""
+    seen_to = start_ns - 1
+    for low, high in sorted((int(m.tags["start_ns"]), int(m.tags["end_ns"])) for m in met):
+        if low > seen_to + 1:
+            break
+        seen_to = max(seen_to, high)
+    return seen_to >= end_ns
 
 
 def _opening(key: str, tags: dict[str, str]) -> Opening:

@@ -8,7 +8,7 @@ import polars as pl
 
 from feature_repo.errors import UsageError
 from ingestion import tables
-from training.table_rows import collect
+from ingestion.tables import collect
 
 
 def recorded() -> list[str]:

@@ -19,7 +19,7 @@ from deltalake.transaction import AddAction
 from feature_repo.errors import InputError, StoreError
 from infra.settings import settings
 from ingestion import tables
-from training.table_rows import collect
+from ingestion.tables import collect
 
 Said = dict[str, Any]
 

@@ -78,6 +78,12 @@ def usable_rows(labels: pl.DataFrame, options: TrainOptions) -> pl.DataFrame:
     usable = labels.filter(pl.col("sigma_fwd").is_not_null() & (pl.col("coverage_s") >= options.min_coverage_s))
     if usable.is_empty():
         labelled = labels["sigma_fwd"].is_not_null().sum()
+        if not labelled:
+            why = ", ".join(f"{count:,} {reason}" for reason, count in labels["null_reason"].value_counts().iter_rows())
+            raise InsufficientDataError(
+                f"no usable row: none of {labels.height:,} grid rows has a label ({why}); where there is no quote, see "
+                "that table quotes is there, or replay the tapes"
+            )
         longest = labels.select(pl.col("coverage_s").max()).item()
         raise InsufficientDataError(
             f"no usable row: {labelled} of {labels.height} grid rows have a label, none of them coverage_s >= "
@@ -108,13 +114,14 @@ def spikes(labels: pl.DataFrame, options: TrainOptions) -> Spikes:
         product: f"{product}: no row has a label and coverage_s >= {options.min_coverage_s:g}; replay more of it"
         for product in sorted(set(labels["product_id"].unique()) - set(usable["product_id"].unique()))
     }
-    found = _rolled(usable, options) if options.rolling else _fixed(usable, options)
+    known = in_time(labels.lazy()) if options.train_sessions else []
+    found = _rolled(usable, options, known) if options.rolling else _fixed(usable, options, known)
     sessions = tuple(sorted(labels["session"].unique()))
     return replace(found, refused={**refused, **found.refused}, sessions=sessions)
 
 
-def _fixed(usable: pl.DataFrame, options: TrainOptions) -> Spikes:
-    frame, split = _blocks(usable, options)
+def _fixed(usable: pl.DataFrame, options: TrainOptions, known: list[str]) -> Spikes:
+    frame, split = _blocks(usable, options, known)
     tau, refused = thresholds.fixed(frame, options)
     if not tau:
         raise InsufficientDataError(f"no product is left to train on: {'; '.join(refused.values())}")
@@ -126,13 +133,13 @@ def _fixed(usable: pl.DataFrame, options: TrainOptions) -> Spikes:
     return Spikes(_marked(frame), split, tau, refused, label)
 
 
-def _rolled(usable: pl.DataFrame, options: TrainOptions) -> Spikes:
+def _rolled(usable: pl.DataFrame, options: TrainOptions, known: list[str]) -> Spikes:
     rule = options.rolling
     assert rule is not None  # noqa: S101  # asked for by the caller
     rolled = thresholds.rolling(usable, rule)
     if rolled.frame.is_empty():
         raise InsufficientDataError(f"no product is left to train on: {'; '.join(rolled.refused.values())}")
-    frame, split = _blocks(rolled.frame, options)
+    frame, split = _blocks(rolled.frame, options, known)
     before = frame.filter(pl.col("block") != "test")
     tau = dict(before.group_by("product_id").agg(pl.col("tau").sort_by("event_time_ns").last()).iter_rows())
     frame = frame.filter(pl.col("product_id").is_in(list(tau)))
@@ -143,10 +150,9 @@ def _rolled(usable: pl.DataFrame, options: TrainOptions) -> Spikes:
     return Spikes(_marked(frame), split, tau, rolled.refused, label, state, rolled.missing)
 
 
-def _blocks(usable: pl.DataFrame, options: TrainOptions) -> tuple[pl.DataFrame, Split]:
+def _blocks(usable: pl.DataFrame, options: TrainOptions, known: list[str]) -> tuple[pl.DataFrame, Split]:
     t, session = usable["event_time_ns"].to_numpy(), usable["session"].to_numpy().astype(str)
     if options.train_sessions:
-        known = in_time(usable.lazy())
         named = (options.train_sessions, options.val_sessions, options.test_sessions)
         said = ("--train-sessions", "--val-sessions", "--test-sessions")
         chosen = {b: choose(names, known, option=option) for b, names, option in zip(BLOCKS, named, said, strict=True)}

@@ -187,6 +187,25 @@ def baseline_rows(report: TrainReport) -> tuple[tuple[str, ...], list[tuple[obje
     return header, [(name, *(figures[n] for n in names)) for name, figures in report.baselines.items()]
 
 
+def best_lines(report: TrainReport) -> list[str]:
+    """Name the best model on validation, of each product where each has its own, and a baseline that beats it."""
+    lines = []
+    for product in dict.fromkeys(m.product for m in report.models):
+        best = report.best_of(product)
+        mine = best.metrics["validation"]["pr_auc"] or 0.0
+        ending = f" {product}" if product else ""
+        rivals = {
+            name.removesuffix(ending): figures["pr_auc"] or 0.0
+            for name, figures in report.baselines.items()
+            if name.endswith(ending)
+        }
+        line = f"best on validation{ending and ' of' + ending}: {best.kind}, PR-AUC {mine:.4f}"
+        if rivals and rivals[rival := max(rivals, key=rivals.__getitem__)] >= mine:
+            line += f", not above baseline {rival}, {rivals[rival]:.4f}"
+        lines.append(f"{line}. Next: volspike evaluate {best.run_id}")
+    return lines
+
+
 def candidate_rows(report: TuneReport, most: int = 5) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """Header and rows of the best candidates of each model."""
     rows: list[tuple[object, ...]] = []

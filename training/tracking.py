@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,7 @@ LOCK_WAIT_S: Final = 2.0
 MODEL_DIR: Final = "model"
 """Folder of the artefact inside a run."""
 _SQLITE = "sqlite:///"
+_OF_DATABASE: Final = re.compile(r"database is locked|database or disk is full|disk I/O error|readonly database")
 
 
 def database() -> Path | None:
@@ -47,6 +50,8 @@ def tracking() -> Iterator[MlflowClient]:
     _refuse_if_locked()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a tool that watches markets tells nobody
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would stand among our own lines
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default waits minutes for a server that is gone
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     with warnings.catch_warnings():
         # MLflow's own use of SQLAlchemy and alembic is deprecated there; nothing here can change it.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -55,16 +60,24 @@ def tracking() -> Iterator[MlflowClient]:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
-        for name in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # tells what it raises, with its stack
         try:
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            first = str(error).strip().splitlines()[0][:300]
-            raise StoreError(
-                f"MLflow at {uri}: {first}; must be reachable, writable and unlocked: close what holds it, or set "
-                "MLFLOW_TRACKING_URI"
-            ) from error
+            raise _said(uri, error) from error
+
+
+def _said(uri: str, error: Exception) -> StoreError:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StoreError(f"{error.filename or uri}: {error.strerror}; free space and run again")
+    # what the database says stands in the middle of what SQLAlchemy and MLflow make of it
+    found = _OF_DATABASE.search(str(error))
+    first = found[0] if found else str(error).strip().splitlines()[0][:300]
+    return StoreError(
+        f"MLflow at {uri}: {first}; must be reachable, writable and unlocked: close what holds it, free space, or set "
+        "MLFLOW_TRACKING_URI"
+    )
 
 
 def _refuse_if_locked() -> None:

@@ -97,8 +97,13 @@ class TrainReport:
 
     @property
     def best(self) -> ModelReport:
-        """Registered model of the greatest PR-AUC on **validation**: choosing on test would spend it."""
-        there = [m for m in self.models if m.version is not None] or self.models
+        """As :meth:`best_of`, of all models."""
+        return self.best_of("")
+
+    def best_of(self, product: str) -> ModelReport:
+        """Registered model of the greatest PR-AUC on **validation**, of one product where each has its own models."""
+        mine = [m for m in self.models if m.product == product] or self.models
+        there = [m for m in mine if m.version is not None] or mine
         return max(there, key=lambda m: m.metrics["validation"]["pr_auc"] or 0.0)
 
     @property
@@ -151,7 +156,7 @@ def train(
         material.found.split.lost,
         material.found.tau,
         material.found.refused,
-        warnings=list(material.notes),
+        warnings=material.notes,
     )
     settings().models.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings().models, prefix=".plots-") as folder, tracking() as client:

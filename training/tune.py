@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from feature_repo.errors import UsageError
+from training.alone import alone
 from training.crossval import STEP
 from training.options import TrainOptions
 from training.preparation import prepare
@@ -83,7 +84,7 @@ def tune(
     InsufficientDataError
         If there is too little data, or no fold with spikes on both sides.
     StoreError
-        If a table, the feature store, MLflow or the journal can't be used.
+        If a table, the feature store, MLflow or the journal can't be used, or the same tune runs already.
     UsageError
         If a kind has nothing to tune, or ``per_product`` is asked for.
     """
@@ -95,7 +96,7 @@ def tune(
     material = prepare(options, progress, least_folds=1)
     grid = {kind: candidates(kind, quick=quick) for kind in kinds}
     journal = journal_of(material, grid)
-    with tracking() as client:
+    with alone(journal.with_suffix(".lock"), "tune of the same candidates on the same data"), tracking() as client:
         log = _Log.open(client, material, journal)
         total = sum(map(len, grid.values()))
 

@@ -31,6 +31,8 @@ def command(
         for finding in found.findings:
             typer.echo(str(finding))
         words = "clean: no check could prove it wrong" if found.clean else f"{len(found.leaks)} leaks"
-        typer.echo(f"run {found.run_id}: {words} ({len(found.checks)} checks)")
+        unchecked = [finding for finding in found.findings if finding.severity == "unchecked"]
+        missing = f", {len(unchecked)} could not be made" if unchecked else ""
+        typer.echo(f"run {found.run_id}: {words} ({len(found.checks)} checks{missing})")
     if not found.clean:
         raise typer.Exit(1)

@@ -70,6 +70,7 @@ def command(
         ("number", "session", *BLOCKS),
         [(s["number"], s["session"], *(s[b] for b in BLOCKS)) for s in summary["sessions"]],
     )
-    typer.echo(f"{summary['lost']:,} rows lie within {summary['purge_s']} s of another block and are lost")
+    reason = f"within {summary['purge_s']} s of another block, or of a session too short to split"
+    typer.echo(f"{summary['lost']:,} rows are lost: {reason}")
     for warning in summary["warnings"]:
         typer.echo(warning)

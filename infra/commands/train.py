@@ -55,7 +55,7 @@ def command(
     from dataclasses import replace
 
     from infra.tables_view import emit, status, table
-    from training.summary import baseline_rows, model_rows, options
+    from training.summary import baseline_rows, best_lines, model_rows, options
     from training.train import train
 
     chosen = options(
@@ -91,6 +91,7 @@ def command(
         for model in report.models:
             for finding in model.findings:
                 typer.echo(f"audit of {model.kind} {model.product}: {finding}")
-        typer.echo(f"best on validation: {report.best.kind}. Next: volspike evaluate {report.best.run_id}")
+        for line in best_lines(report):
+            typer.echo(line)
     if not report.clean:
         raise typer.Exit(1)

@@ -54,7 +54,7 @@ def command(
     from dataclasses import replace
 
     from infra.tables_view import emit, status, table
-    from training.summary import candidate_rows, model_rows, options
+    from training.summary import baseline_rows, best_lines, candidate_rows, model_rows, options
     from training.tune import TUNABLE, tune
 
     chosen = options(
@@ -86,11 +86,12 @@ def command(
     else:
         table(f"candidates, mean over {report.folds} purged folds", *candidate_rows(report))
         table("refitted, on validation and on purged folds", *model_rows(report.trained))
+        table("baselines, on validation", *baseline_rows(report.trained))
         if report.resumed:
             typer.echo(f"{report.resumed} candidates were taken over from an interrupted tune")
         for warning in [*report.notes, *(f"left out: {reason}" for reason in report.trained.refused.values())]:
             typer.echo(warning)
-        best = report.trained.best
-        typer.echo(f"best on validation: {best.kind}. Next: volspike evaluate {best.run_id}")
+        for line in best_lines(report.trained):
+            typer.echo(line)
     if not report.trained.clean:
         raise typer.Exit(1)

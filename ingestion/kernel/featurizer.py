@@ -39,6 +39,7 @@ _SPARE = 512
 _PIECE = 1 << 19
 """Bytes of lines decoded at once."""
 _FAR_FUTURE_NS = 2**62
+_DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ class Options:
     products: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.every_s is not None and self.every_s < 1:
-            raise UsageError(f"every_s must be a whole number of seconds >= 1, or None; was {self.every_s}")
+        if self.every_s is not None and not 1 <= self.every_s <= _DAY_S:
+            raise UsageError(f"every_s must be a whole number of seconds, 1 to {_DAY_S}, or None; was {self.every_s}")
         if self.compute_every_n < 1:
             raise UsageError(f"compute_every_n must be >= 1, was {self.compute_every_n}")
         unknown = set(self.windows) - set(WINDOWS)

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from ingestion.kernel.compiled import entry, inner
 
 Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A trade id, message or sequence number: fits an int64."""
+"""A trade id or sequence number: fits an int64."""
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+"""Number of a message in its session: so does the next one."""
 
 
 _UNREAD = msgspec.Raw()
@@ -103,7 +105,7 @@ class Message(msgspec.Struct, gc=False):
     ts: float | None = None
     pair: msgspec.Raw = _UNREAD
     session: str | None = None
-    n: Id | None = None
+    n: Number | None = None
     kind: str | None = None
     dialect: msgspec.Raw = _UNREAD
     raw: str | None = None

@@ -230,6 +230,28 @@ def test_rollback_walks_back_through_the_champions(mlflow_home):
     assert [e.number for e in promotion.history()] == list(range(1, 9))
 
 
+def test_a_promotion_that_died_before_the_alias_moved_does_not_count(mlflow_home, monkeypatch):
+    versions = [add(seed=i)[1] for i in range(3)]
+    promotion.promote(versions[0], judge=told())
+    asked = []
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    def judge(run_id, champion, past):
+        asked.append(champion and champion.version)
+        return told()(run_id, champion, past)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(registry, "point", dies)
+        promotion.promote(versions[1], judge=judge)
+    assert [(e.number, e.version) for e in promotion.history()] == [(1, versions[0])]
+    promotion.promote(versions[2], judge=judge)
+    assert asked == [versions[0], versions[0]]
+    assert [(e.number, e.version) for e in promotion.history()] == [(1, versions[0]), (2, versions[2])]
+    assert promotion.rollback().version == versions[0]
+
+
 def test_what_does_not_exist_or_is_not_unique_is_named(mlflow_home):
     with pytest.raises(InputError, match="none"):
         promotion.promote("deadbeef", judge=told())

@@ -46,6 +46,9 @@ def test_another_split_has_a_seal_of_its_own_and_says_what_of_it_was_seen(data_d
     first = open_block("run-a", "first", manifest=manifest())
     assert open_block("run-b", "newer", manifest=manifest(test=(3500, 5000), last=12)).overlaps == (first.key,)
     assert open_block("run-c", "later", manifest=manifest(test=(6000, 7000), last=20)).overlaps == ()
+    for seen in ((3000, 4001), (3100, 4900)):  # one row more, or another cut: nothing in it is new
+        with pytest.raises(SealedError, match="all of this block was seen with it"):
+            open_block("run-e", "again", manifest=manifest(test=seen, last=13))
     elsewhere = manifest(test=(3500, 5000), sessions=("77aa2b1234567890",))
     assert open_block("run-d", "other session", manifest=elsewhere).overlaps == ()
 

@@ -9,10 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from feature_repo import contract
 from feature_repo.errors import ArtefactError, ContractError, InputError, StoreError, UsageError
 from infra import cli
+from ingestion import tables
+from tests.feature_rows import feature_rows
 from training import artefact as art
 from training import infer as module
 from training.importance import importance
@@ -94,6 +97,22 @@ def test_a_folder_of_files_is_read_in_the_order_of_their_names(tmp_path):
     both = np.concatenate([matrix(table(100, seed=i)) for i in (0, 1)])
     expected = art.load(tmp_path / "model").predict_proba(both)
     assert pq.read_table(tmp_path / "p.parquet")["spike_probability"].to_numpy() == pytest.approx(expected)
+
+
+def test_of_a_table_the_rows_that_its_log_names_are_scored(tmp_path):
+    model, root, out = save(tmp_path / "m"), tmp_path / "tables", tmp_path / "p.parquet"
+    rows, key = feature_rows("BTC-USD", range(40)), ("00f1a2b3c4d5e6f7", "BTC-USD")
+    for first, last in ((0, 10), (10, 30)):
+        part = rows.slice(first, last - first)
+        tables.append(contract.VIEW, part, np.arange(first + 1, last + 1), {key: last}, root=root)
+    tables.compact(contract.VIEW, root=root)  # the two parts stay beside the one that took their rows
+    tables.append(contract.VIEW, rows.slice(30), np.arange(31, 41), {key: 40}, root=root)
+    DeltaTable(root / contract.VIEW).create_checkpoint()
+    assert infer(str(model), root / contract.VIEW, out).rows == 40
+    assert sorted(pq.read_table(out)["n"].to_pylist()) == list(range(1, 41))
+    tables.parts(contract.VIEW, root=root)[0].path.unlink()
+    with pytest.raises(StoreError, match="can't be read"):
+        infer(str(model), root / contract.VIEW, out)
 
 
 def test_what_is_wrong_is_named(tmp_path):

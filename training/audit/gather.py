@@ -8,9 +8,9 @@ import polars as pl
 
 from infra.settings import settings
 from ingestion import tables
+from ingestion.tables import collect
 from training.artefact import Artefact
 from training.audit.evidence import KEYS, Evidence
-from training.table_rows import collect
 
 if TYPE_CHECKING:
     from training.datasets import Dataset
