@@ -91,7 +91,7 @@ class Watch:
         The connection.
     stream_clock
         Whether now is the newest event time: on a feed that runs faster than the world, the machine's clock would stand
-        still.
+        still, or lie elsewhere.
     """
 
     def __init__(self, opened: Opened, *, stream_clock: bool = False) -> None:
@@ -172,7 +172,13 @@ class Watch:
 
     def _on_stream_time(self, received: Sequence[Received], heads: Sequence[Head]) -> list[Received]:
         times = parse_times([head.time or head.timestamp or "" for head in heads])
-        newest = np.maximum(np.maximum.accumulate(times), max(self._stream_ns or 0, received[0].recv_ns))
+        if not self._stream_ns:
+            known = times[times >= 0]
+            if not len(known):
+                return list(received)
+            self._stream_ns = int(known[0])
+            self._due = dict.fromkeys(self._due, self._stream_ns + KEYFRAME_NS)
+        newest = np.maximum(np.maximum.accumulate(times), self._stream_ns)
         self._stream_ns = int(newest[-1])
         return [Received(int(t) // 1000 * 1000, m.raw) for t, m in zip(newest, received, strict=True)]
 

@@ -227,3 +227,23 @@ def test_lag_is_from_the_exchange_s_time_to_receipt() -> None:
     lags = watch.lags()
     assert len(lags) > 50
     assert 0.25 <= float(np.median(lags)) <= 0.40
+
+
+@pytest.mark.parametrize("batch", [1, 50])
+@pytest.mark.parametrize("ahead_s", [-3600, 0, 3600])
+def test_on_stream_time_a_feed_may_lie_in_another_hour_than_the_clock(batch: int, ahead_s: int) -> None:
+    received = market(70)
+    clock = [Received(m.recv_ns + ahead_s * 10**9, m.raw) for m in received]
+    watch = Watch(Opened("00f1a2b3c4d5e6f7", clock[0].recv_ns, "exchange", PRODUCTS, CHANNELS), stream_clock=True)
+    log = watch.begin()
+    for at in range(0, len(clock), batch):
+        log += watch.take(clock[at : at + batch])
+    assert not watch.gaps
+    times = parse_times([read_head(e.raw).time or "" for e in log if e.kind == "feed"])
+    stamps = np.array([e.recv_ns for e in log if e.kind == "feed"])
+    known = np.flatnonzero(times >= 0)[0]
+    np.testing.assert_array_equal(stamps[known:], np.maximum.accumulate(times)[known:] // 1000 * 1000)
+    assert len(records(log, "status")) == len(PRODUCTS)
+    kernel = Featurizer()
+    kernel.push_log(log)
+    assert kernel.counts["late"] == kernel.counts["gaps"] == 0
