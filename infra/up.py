@@ -25,6 +25,7 @@ from infra import service_child, services
 from infra.children import Child, running, volspike
 from infra.settings import settings
 from infra.up_view import Counted, Line, Watcher, cells, table
+from infra.upkeep import Compaction
 
 SHOW_S: Final = 0.5
 DRAIN_S: Final = 30.0
@@ -148,6 +149,7 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
         stack.callback(counted.close)
         watcher = Watcher(products, OnlineTable(), counted, service, stream_clock=settings().clock == "stream")
         first: float | None = None
+        upkeep = stack.enter_context(Compaction())
         with _shown(talks) as show:
             while not stop.wait(SHOW_S) and not _over(order.seconds, first):
                 first = first or (time.monotonic() if counted.total else None)
@@ -155,6 +157,7 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
                 show(outcome.lines)
                 for part in parts:
                     part.revive()
+                upkeep.look()
         say("stopping: ingest")
         ingest.stop()
         say("stopping: featurize, when it has read the whole log")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
+
+import structlog
 
 from feature_repo.errors import StoreError
 from infra.settings import settings
@@ -14,6 +17,8 @@ TABLES: Final = ("spike_features", "quotes")
 UNUSED_H: Final = 24
 """Hours for which table files that no commit names any more are kept: longer than any read or training run."""
 DAY_S: Final = 86_400.0
+COMPACT_S: Final = 900.0
+"""Time between compactions beside a live system: by then its featurizer has made some 180 parts a table."""
 _TAPE: Final = "*.ndjson.zst"
 
 
@@ -51,6 +56,32 @@ def compact_tables() -> dict[str, tuple[int, int]]:
         tables.compact(name)
         found[name] = (before, len(tables.parts(name)))
     return found
+
+
+class Compaction:
+    """Merges the tables' small parts from time to time: who writes them remembers each."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="upkeep")
+        self._running: Future[Any] | None = None
+        self._due = time.monotonic() + COMPACT_S
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def look(self) -> None:
+        """Begin where it is due; say what went wrong the last time, which the next time may mend."""
+        if self._running is not None and self._running.done():
+            error = self._running.exception()
+            if error is not None:
+                structlog.get_logger("upkeep").warning("compaction", error=str(error))
+            self._running = None
+        if self._running is None and time.monotonic() >= self._due:
+            self._due += COMPACT_S
+            self._running = self._pool.submit(compact_tables)
 
 
 def delete_old(keep_days: float) -> Deleted:
