@@ -282,6 +282,8 @@ def run(serve: Callable[[], None], *, as_json: bool = True) -> None:
     signal.signal(signal.SIGINT, _end)
     try:
         serve()
+    except BrokenPipeError:
+        sys.exit(1)  # whom it would have told is gone
     except StoreError as error:
         if as_json:
             print(json.dumps({"error": str(error)}), flush=True)

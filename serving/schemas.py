@@ -17,7 +17,7 @@ BODY_LIMIT_BYTES: Final = 1_000_000
 BATCH_LIMIT: Final = 1_000
 """Most products in one batch: what one read of the store and one model call answer within 100 ms or so."""
 
-ProductId = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._/:-]+$")]
+ProductId = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._/:-]+\Z")]
 
 Status = Literal["ok", "stale", "missing", "unsynced", "insufficient_coverage", "no_threshold"]
 """Why there is, or isn't, a probability; see :mod:`serving.scorer`."""

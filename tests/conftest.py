@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import prometheus_client  # noqa: F401  (before Feast, which sets it to count for many processes)
 import pytest
 import structlog
 
