@@ -177,6 +177,9 @@ def test_the_gate_judges_rows_that_nobody_chose_by(trained):
     assert rows["event_time_ns"].min() >= blocks["validation"]["end_ns"] + 960 * S
     assert rows.height >= blocks["test"]["rows"]
     assert set(left_out.values()) == {0}
+    # a session that training left out may judge it: so one that isn't there leaves out none
+    elsewhere = dataclasses.replace(lr, options=dataclasses.replace(lr.options, sessions=("ffff",)))
+    assert contest.evidence(elsewhere, None, openings())[0].equals(rows)
     # the block was opened for lr: what zscore is judged on must be newer, and nothing is
     rows, left_out = contest.evidence(zscore, lr, openings())
     assert rows.height == 0

@@ -113,6 +113,41 @@ def test_every_artefact_repeats_its_logged_figures_on_the_table(trained):
         assert np.isfinite(p).all()
 
 
+def test_baselines_are_the_same_whatever_the_models_read(trained):
+    from training.baselines import BASELINES
+    from training.options import TrainOptions
+    from training.train import train
+
+    core = train(TrainOptions(service="spike_core_v1", percentile=90.0, jobs=1, models=("zscore",)))
+    assert sorted(core.baselines) == sorted(trained.baselines) == sorted(BASELINES)
+    for name, figures in core.baselines.items():
+        assert figures == pytest.approx(trained.baselines[name], abs=1e-12, nan_ok=True)
+
+
+def test_the_best_is_named_by_product_with_a_baseline_that_beats_it():
+    from training.summary import best_lines
+    from training.train import ModelReport, TrainReport
+
+    report = TrainReport("e", "s", 1, {}, 0, {}, {})
+    for kind, product, score in (("lr", "A", 0.3), ("xgb", "A", 0.4), ("lr", "B", 0.2)):
+        metrics = {"validation": {"pr_auc": score}}
+        report.models.append(ModelReport(kind, f"{kind}-{product}", "1", metrics, product))
+        report.baselines.update({f"har {product}": {"pr_auc": 0.35}, f"prevalence {product}": {"pr_auc": 0.1}})
+    assert best_lines(report) == [
+        "best on validation of A: xgb, PR-AUC 0.4000. Next: volspike evaluate xgb-A",
+        "best on validation of B: lr, PR-AUC 0.2000, not above baseline har, 0.3500. Next: volspike evaluate lr-B",
+    ]
+
+
+@pytest.mark.parametrize(("days", "calendar"), [(range(7), True), (range(6), False), ((0, 1, 2000), False)])
+def test_calendar_columns_need_rows_of_a_week(days, calendar):
+    from training.datasets import feature_names
+
+    hours = [day * 24 + hour for day in days for hour in range(24)]
+    frame = pl.DataFrame({"event_time_ns": [h * 3600 * 10**9 for h in [*hours, days[-1] * 24 + 24]], "block": "train"})
+    assert set(contract.CALENDAR).isdisjoint(feature_names("spike_model_v1", frame)) != calendar
+
+
 def test_models_learn_what_the_features_half_know_and_no_more(trained):
     for model in trained.models:
         held = model.metrics["validation"]
