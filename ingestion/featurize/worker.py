@@ -145,6 +145,7 @@ class Worker:
         self._gathered = 0
         self._committed_at = self._saved_at = time.monotonic()
         self._paused = False
+        self._ended = False
         self._behind = False
         self._log = structlog.get_logger("featurize")
         self.summary = Summary()
@@ -172,6 +173,7 @@ class Worker:
             self._commit(list(self._mine), save=True)
             self._settle(END_S)
         finally:
+            self._ended = True
             self._committer.close()
             self.summary.partitions = sorted(self._mine)
             self._forget(self.summary.partitions)
@@ -310,6 +312,9 @@ class Worker:
         self._subscribe()
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._ended:  # a rebalance that ends while the client is closed: they go to another at once
+            consumer.incremental_assign(partitions)
+            return
         self._held_rows = tables.last_n(VIEW)
         self._held_quotes = tables.last_n("quotes")
         for partition in partitions:
