@@ -216,7 +216,7 @@ def newest_offline() -> pa.Table:
     from feature_repo.definitions import spike_table
     from feature_repo.offline_store import PolarsOfflineStore
     from feature_repo.store import config
-    from ingestion import tables  # 20 MB, which who only reads Redis does without
+    from ingestion import tables  # Delta Lake, which who only reads Redis does without
 
     tables.require_whole(VIEW)
     job = PolarsOfflineStore.pull_latest_from_table_or_query(

@@ -96,6 +96,11 @@ class Material:
                 self, data=data, volatilities=volatilities, found=found, blocks=counted, folds=folds, product=product
             )
 
+    @property
+    def for_baselines(self) -> Dataset:
+        """What baselines read."""
+        return self.volatilities or self.data
+
     def rows(self, block: str) -> pl.DataFrame:
         """Labelled rows of a block."""
         return self.data.frame.filter(pl.col("block") == block)
@@ -232,7 +237,7 @@ def measured_baselines(part: Material, progress: Callable[[str], None] = lambda 
 
     One that can't be fitted (its volatility is constant or missing) is left out.
     """
-    data = part.volatilities or part.data
+    data = part.for_baselines
     x, _ = data.block("train")
     train, held = part.rows("train"), part.rows("validation")
     x_held, _ = data.block("validation")
@@ -262,7 +267,7 @@ def _baseline(name: str, x: NDArray[np.float64], part: Material, rows: pl.DataFr
     return baselines.fit(
         name,
         x,
-        (part.volatilities or part.data).features,
+        part.for_baselines.features,
         rows["spike"].to_numpy(),
         sigma_fwd=rows["sigma_fwd"].to_numpy(),
         tau=rows["tau"].to_numpy(),

@@ -13,7 +13,6 @@ from feature_repo.contract import HORIZON_S
 from feature_repo.errors import InsufficientDataError, UsageError
 from ingestion import tables
 from ingestion.kernel.label import OPEN, Returns, gap_meets, sigma_fwd
-from ingestion.tables import collect
 from training.options import TrainOptions
 from training.sessions import choose, in_time
 
@@ -121,7 +120,7 @@ def labels(
     UsageError
         If a session or product is not in the tables.
     """
-    rows = collect(
+    rows = tables.collect(
         "spike_features",
         tables.scan("spike_features")
         .filter(pl.col("trigger") == "grid")
@@ -132,7 +131,7 @@ def labels(
             "table spike_features holds no grid row, at least 1 was needed; run: volspike replay --raw PATH --every 1s"
         )
     rows = _chosen(rows, sessions, exclude_products)
-    quotes = collect(
+    quotes = tables.collect(
         "quotes",
         tables.scan("quotes")
         .filter(pl.col("product_id").is_in(rows["product_id"].unique().to_list()))
@@ -140,7 +139,7 @@ def labels(
     ).partition_by(*_GROUP, as_dict=True)
     newest = {
         (product, session): time
-        for product, session, time in collect(
+        for product, session, time in tables.collect(
             "spike_features", tables.scan("spike_features").group_by(*_GROUP).agg(pl.col("event_time_ns").max())
         ).iter_rows()
     }

@@ -8,7 +8,6 @@ import polars as pl
 
 from feature_repo.errors import UsageError
 from ingestion import tables
-from ingestion.tables import collect
 
 
 def recorded() -> list[str]:
@@ -19,7 +18,7 @@ def recorded() -> list[str]:
 def in_time(rows: pl.LazyFrame) -> list[str]:
     """List the sessions of rows with session and event_time_ns in the order of their first row."""
     first = rows.group_by("session").agg(pl.col("event_time_ns").min()).sort("event_time_ns", "session")
-    return [str(name) for name in collect("spike_features", first)["session"]]
+    return [str(name) for name in tables.collect("spike_features", first)["session"]]
 
 
 def choose(names: Sequence[str], known: Sequence[str], *, option: str = "--session") -> tuple[str, ...]:

@@ -19,7 +19,6 @@ from deltalake.transaction import AddAction
 from feature_repo.errors import InputError, StoreError
 from infra.settings import settings
 from ingestion import tables
-from ingestion.tables import collect
 
 Said = dict[str, Any]
 
@@ -98,7 +97,7 @@ def _extract(name: str, said: Said, root: Path, gone: list[str]) -> None:
         schema={"session": pl.String, "product_id": pl.String, "last_ns": pl.Int64, "last_n": pl.Int64},
         orient="row",
     )
-    rows = collect(
+    rows = tables.collect(
         name,
         tables.scan(name)
         .join(keys.lazy(), on=["session", "product_id"], how="inner")

@@ -8,7 +8,6 @@ import polars as pl
 
 from infra.settings import settings
 from ingestion import tables
-from ingestion.tables import collect
 from training.artefact import Artefact
 from training.audit.evidence import KEYS, Evidence
 
@@ -67,8 +66,8 @@ def describe(data: Dataset, artefact: Artefact, options: TrainOptions, *, run_id
         x=data.x[shown.to_numpy()],
         features=tuple(data.features),
         artefact=artefact,
-        quotes=collect("quotes", tables.scan("quotes").filter(here)),
-        table=collect(
+        quotes=tables.collect("quotes", tables.scan("quotes").filter(here)),
+        table=tables.collect(
             "spike_features",
             tables.scan("spike_features").filter(here & (pl.col("trigger") == "grid")).select(columns),
         ),
