@@ -133,6 +133,8 @@ def _serve(port: int, data: Path, parent: int) -> None:
         )
     folder = data / "redis"
     options = {"port": str(port), "bind": HOST, "dir": str(folder), "appendonly": "yes", "save": ""}
+    # a row has 147 fields: up to 512, by default, lie in one list, walked from its start for each of them
+    options["hash-max-listpack-entries"] = "128"
     command = [str(get_binary_path()), *(part for key, value in options.items() for part in (f"--{key}", value))]
     what = f"the embedded Redis on port {port} (VOLSPIKE_REDIS_PORT)"
     with supervisor.folder_to_itself(folder, "the embedded Redis") as log, supervisor.child(command, log) as server:

@@ -21,13 +21,17 @@ def featurize(
 
     Raises
     ------
+    UsageError
+        If the topic is no name.
     StoreError
         If Kafka or Redis can't be reached at the start, the topic has too few partitions, a folder can't be written, or
         another worker has the same static id.
     """
     from infra.imports import arrow_without_pandas
+    from ingestion.tuning import one_heap, tuned
 
     arrow_without_pandas()
+    one_heap()
 
     from infra.broker import ensure_kafka
     from infra.embedded import ensure_redis
@@ -38,10 +42,10 @@ def featurize(
     from ingestion.featurize.worker import Summary, Worker
     from ingestion.kernel.warm import warm_up
     from ingestion.online_writer import default_writer
-    from ingestion.topics import FEATURES, QUOTES
-    from ingestion.tuning import tuned
+    from ingestion.topics import FEATURES, QUOTES, require_name
 
     configure_logging(settings().log_level)
+    require_name(topic)
     stop = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:

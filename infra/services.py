@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,13 +47,16 @@ class Service:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process of this id exists."""
+    """Whether a process of this id runs; a child of ours that has ended doesn't, though nobody has waited for it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
+    if hasattr(os, "waitid"):  # not on macOS before Python 3.13
+        with suppress(ChildProcessError):
+            return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     return True
 
 

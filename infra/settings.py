@@ -158,7 +158,7 @@ class Settings(BaseSettings):
         description="Kafka consumer group of the featurizers.",
     )
     commit_every_s: float = Field(
-        default=5.0,
+        default=10.0,
         validation_alias=_names("COMMIT_EVERY_S"),
         gt=0,
         description="Seconds between commits of the featurizer to the offline tables.",

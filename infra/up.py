@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +105,7 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
     Raises
     ------
     StoreError
-        If a part can't be started, or dies again and again.
+        If a part can't be started or dies again and again, or an embedded service ends by itself.
     """
     from infra.broker import ensure_kafka
     from infra.embedded import ensure_redis
@@ -123,6 +123,8 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
         stack.enter_context(_signals(stop))
         stack.enter_context(_clock(order.speed))
         warm_up()  # once, here: its children then load what it compiled
+        given = {"kafka": settings().kafka_servers, "redis": settings().redis_url}
+        embedded = [name for name, at in given.items() if not (at or services.running(settings().run, name))]
         servers = stack.enter_context(ensure_kafka())
         redis = stack.enter_context(ensure_redis())
         say(f"kafka {servers}, redis {redis}")
@@ -155,6 +157,7 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
                 first = first or (time.monotonic() if counted.total else None)
                 outcome.lines = watcher.look()
                 show(outcome.lines)
+                _still_there(embedded)
                 for part in parts:
                     part.revive()
                 upkeep.look()
@@ -172,6 +175,14 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
     elif not quiet:
         print(summary(outcome))
     return outcome
+
+
+def _still_there(embedded: Sequence[str]) -> None:
+    """Raise StoreError where a service that this command embeds has ended by itself: nobody starts it again."""
+    for name in embedded:
+        if not services.running(settings().run, name):
+            log = settings().data / name / "server.log"
+            raise StoreError(f"the embedded {name.capitalize()} has ended by itself, see {log}; start this again")
 
 
 def _over(seconds: float | None, first: float | None) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from feature_repo.errors import StoreError
 from ingestion import kafka
 
-LIMIT_S: Final = 8.0
+LIMIT_S: Final = 6.0
 """Bound on the first answer of a broker: whoever mistyped an address reads so within ten seconds."""
 SHORTEST_SESSION_MS: Final = 2500
 """A member is given up after five heartbeats that didn't come; fewer, and a busy machine looks like a dead one."""

@@ -24,9 +24,14 @@ REPEAT_S: Final = 10.0
 """Least time between two lines of the log about the same kind of error: an outage would fill it otherwise."""
 SHORT_FETCH_MS: Final = 2
 """What a fetch waits for the first message at most, where the broker answers only then."""
+ANSWER_S: Final = 10.0
+"""How long one answer of a broker may take."""
 _AGAIN_S: Final = 0.1
 _PASSING: Final = frozenset(
     {
+        "_TRANSPORT",
+        "_ALL_BROKERS_DOWN",
+        "_TIMED_OUT",
         "COORDINATOR_LOAD_IN_PROGRESS",
         "COORDINATOR_NOT_AVAILABLE",
         "NOT_COORDINATOR",
@@ -35,7 +40,7 @@ _PASSING: Final = frozenset(
         "NOT_LEADER_FOR_PARTITION",
     }
 )
-"""Answers of a broker that still finds out who leads what."""
+"""Answers of a broker that is gone for a while, or still finds out who leads what."""
 
 
 class ClientLost(StoreError):
@@ -221,15 +226,17 @@ def batch(reader: Consumer, most: int, timeout_s: float) -> list[Message]:
     return kept
 
 
-def patiently(ask: Callable[[float], Answer], limit_s: float) -> Answer:
-    """Ask a broker, and again while it says that it is about to know: as one does that has just started.
+def patiently(ask: Callable[[float], Answer], limit_s: float, stop: Callable[[], bool] = lambda: False) -> Answer:
+    """Ask a broker, and again while it is gone, or says that it is about to know, as one does that has just started.
 
     Parameters
     ----------
     ask
-        The question; given how many seconds are left for the answer.
+        The question; given how many seconds the answer may take.
     limit_s
         Seconds after which the last answer holds.
+    stop
+        Looked at between answers: the last one holds then too.
 
     Raises
     ------
@@ -241,11 +248,11 @@ def patiently(ask: Callable[[float], Answer], limit_s: float) -> Answer:
     deadline = time.monotonic() + limit_s
     while True:
         try:
-            return ask(max(_AGAIN_S, deadline - time.monotonic()))
+            return ask(min(ANSWER_S, max(_AGAIN_S, deadline - time.monotonic())))
         except KafkaException as failure:
             error = failure.args[0]
             raise_if_fatal(error)
-            if error.name() not in _PASSING or time.monotonic() >= deadline:
+            if error.name() not in _PASSING or time.monotonic() >= deadline or stop():
                 told = f"Kafka doesn't answer: {error.str()}; check that it is well, and start again"
                 raise StoreError(told) from failure
             time.sleep(_AGAIN_S)

@@ -19,7 +19,8 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from feature_repo.errors import InputError
+from feature_repo.errors import InputError, UsageError
+from feature_repo.names import is_name
 
 RAW: Final = "ticks.raw"
 FEATURES: Final = "ticks.features"
@@ -39,6 +40,12 @@ _NAME: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADERS: Final = ("session", "n", "ts", "kind", "dialect")
 _KINDS: Final[dict[bytes, Kind]] = {b"feed": "feed", b"keyframe": "keyframe", b"state": "state"}
 _DIALECTS: Final[dict[bytes, Dialect]] = {b"exchange": "exchange", b"advanced": "advanced"}
+
+
+def require_name(topic: str) -> None:
+    """Raise UsageError where a topic can't be called that."""
+    if not is_name(topic):
+        raise UsageError(f"topic is {topic!r}, must be 1 to 64 of A-Z a-z 0-9 . _ -; set --topic")
 
 
 class Envelope(NamedTuple):

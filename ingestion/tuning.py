@@ -10,10 +10,28 @@ from contextlib import contextmanager
 from typing import Final
 
 SWITCH_S: Final = 0.0005
-"""How long a thread may keep the others waiting: the interpreter's own, 5 ms, is a
-message's whole way."""
+"""How long a thread may keep the others waiting: the interpreter's own, 5 ms, is a message's whole way."""
 THRESHOLDS: Final = (200_000, 20, 100)
 """A batch of messages is some 40,000 objects, none in a cycle: looking for cycles in each 700 finds nothing."""
+ARENA_MAX: Final = -8
+"""``M_ARENA_MAX``: how many heaps glibc makes for threads."""
+
+
+def one_heap() -> None:
+    """Have all threads and Arrow share the first heap of the C library (glibc); call it before there are threads.
+
+    A heap for each thread, and one of Arrow's own, keep what they held at their largest: 15 and 20 MB of a featurizer.
+
+    Notes
+    -----
+    ``M_ARENA_MAX`` of malloc.h; see mallopt(3).
+    """
+    import pyarrow as pa
+
+    pa.set_memory_pool(pa.system_memory_pool())
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(ARENA_MAX, 1)
 
 
 def give_back() -> None:
@@ -21,13 +39,6 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def arrow_gives_back() -> None:
-    """Have Arrow allocate from the C library, whose free memory :func:`give_back` reaches; its own pool keeps 20 MB."""
-    import pyarrow as pa
-
-    pa.set_memory_pool(pa.system_memory_pool())
 
 
 def leave_alone() -> None:

@@ -17,7 +17,7 @@ from ingestion.topics import Envelope, read
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, Message
 
-WAIT_S: Final = 30.0
+WAIT_S: Final = 8.0
 """How long messages are awaited where the topic holds fewer than are asked for."""
 ERROR_SHARE: Final = 0.05
 """Most messages of a healthy stream that can't be read."""
@@ -154,7 +154,10 @@ def validate(servers: str, topic: str, limits: Limits, *, progress: Callable[[in
     """
     most, duration_s = limits.max_messages, limits.duration_s
     if limits.least < 0 or (most is not None and most < 1) or (duration_s is not None and not duration_s > 0):
-        raise UsageError(f"limits were {limits}; min must be >= 0, max-messages >= 1, duration > 0")
+        raise UsageError(
+            f"--min was {limits.least}, must be >= 0; --max-messages {most}, must be >= 1; "
+            f"--duration {duration_s}, must be > 0"
+        )
     reader = kafka.consumer("volspike-validate", servers)
     began = time.monotonic()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import shutil
@@ -45,6 +46,41 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.cache_clear()
     yield data
     monkeypatch.undo()
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, empty, in a file to copy: to make them takes seconds, so it is done once for all workers."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    path = root / "mlflow-empty.db"
+    with (root / "mlflow-empty.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            made = root / "mlflow-empty.new"
+            patch.setenv("VOLSPIKE_MLFLOW_TRACKING_URI", f"sqlite:///{made}")
+            settings.cache_clear()
+            from training.tracking import tracking
+
+            with tracking() as client:
+                client.search_experiments()
+            made.rename(path)
+    settings.cache_clear()
+    return path
+
+
+@pytest.fixture(scope="module")
+def module_home(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Path]:
+    """Point VOLSPIKE_DATA and MLflow, its tables made, into a fresh folder for the tests of a module."""
+    root = tmp_path_factory.mktemp("home")
+    shutil.copy(mlflow_database, root / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VOLSPIKE_DATA", str(root / "data"))
+        patch.setenv("VOLSPIKE_MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
+        settings.cache_clear()
+        yield root
     settings.cache_clear()
 
 

@@ -14,7 +14,9 @@ def command(
         typer.Option(help="synthetic (default), or a tape or folder of tapes; may be given several times."),
     ] = None,
     speed: Annotated[str, typer.Option(help="Recorded seconds a second, or max: as fast as clients take it.")] = "1",
-    port: Annotated[int | None, typer.Option(help="Port; default VOLSPIKE_EXCHANGE_PORT, 0 takes a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; default VOLSPIKE_EXCHANGE_PORT, 0 takes a free one.", min=0, max=65535)
+    ] = None,
     products: Annotated[str | None, typer.Option(help="Products to serve, comma-separated; default all.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the generated market and of the faults.")] = 1,
     seconds: Annotated[int | None, typer.Option(min=1, help="Length of the generated market; default endless.")] = None,

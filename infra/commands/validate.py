@@ -11,7 +11,7 @@ def command(
     topic: Annotated[str, typer.Option(help="Topic of the raw log.")] = "ticks.raw",
     least: Annotated[int, typer.Option("--min", help="Messages at least.")] = 100,
     duration: Annotated[
-        float | None, typer.Option(help="Seconds to read what comes; default what the topic holds already.")
+        float | None, typer.Option(help="Seconds to read what comes; default what is there, some more for --min of it.")
     ] = None,
     check_staleness: Annotated[
         bool, typer.Option("--check-staleness", help="Each product must be fresh at the end.")
@@ -25,9 +25,12 @@ def command(
 
     Example: volspike validate --topic ticks.raw --duration 60 --check-staleness
     """
+    from infra.logs import configure_logging
+    from infra.settings import settings
     from infra.validation_view import running_kafka, show, watching
     from ingestion.validation import Limits, validate
 
+    configure_logging(settings().log_level)
     limits = Limits(least, duration, max_messages, check_staleness)
     with watching(topic, quiet=as_json) as progress:
         findings = validate(running_kafka(), topic, limits, progress=progress)

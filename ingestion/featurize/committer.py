@@ -30,7 +30,7 @@ from ingestion import tables
 from ingestion.featurize.publisher import Held
 from ingestion.kafka import ClientLost
 from ingestion.kernel import LogRows, Part
-from ingestion.tuning import arrow_gives_back, give_back
+from ingestion.tuning import give_back
 
 RETRY_S: Final = 1.0
 """Wait after a failed commit: a full disk or a broker that is gone is tried once a second."""
@@ -74,7 +74,6 @@ class Committer:
         flush: Callable[[], None],
         checkpoint: Callable[[int, bytes], None],
     ) -> None:
-        arrow_gives_back()
         self._flush = flush
         self._checkpoint = checkpoint
         self._tables = {name: tables.keep(name) for name in (VIEW, "quotes")}
@@ -144,8 +143,7 @@ class Committer:
             except StoreError as error:
                 self.counts["checkpoint_failures"] += 1
                 structlog.get_logger("featurize").warning("checkpoint", partition=partition, error=str(error))
-        pa.default_memory_pool().release_unused()  # or what one large commit took stays taken
-        give_back()
+        give_back()  # or what one large commit took stays taken
         self.counts["commits"] += 1
         self.seconds.append(time.perf_counter() - began)
         return work

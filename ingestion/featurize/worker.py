@@ -3,8 +3,8 @@
 ::
 
     consume ──► Partition.take ──► OnlineSink   newest row per product, at once
-                     │         ──► Publisher    every row, at once
-                     └─ gathered ──► Committer  every 5 s or 8,000 rows: tables, offset, checkpoint
+                     │         ──► Publisher    every row, 20 times a second
+                     └─ gathered ──► Committer  every 10 s or 8,000 rows: tables, offset, checkpoint
 
 A partition that is taken away is committed first, so that its next owner finds all; a partition that is taken over goes
 on from its checkpoint, else from the offset to rewind to, else from where the log begins.
@@ -50,8 +50,8 @@ END_S: Final = 30.0
 """Bound on the last commit: where it can't be made in that time, the next worker reads that stretch again."""
 TWINS_S: Final = 60.0
 """A member that is fenced twice within this time has a twin: another worker under its static id."""
-LOG_S: Final = 10.0
-"""Bound on asking the broker where a partition begins and what was committed of it."""
+OUTAGE_S: Final = 120.0
+"""Bound on asking the broker where a partition begins and what was committed of it: it may die while it gives one."""
 
 
 @dataclass(slots=True)
@@ -107,10 +107,10 @@ class Worker:
         The raw log and how many partitions it has.
     publisher, online, checkpoints
         Where rows and state go.
-    options
-        What rows to make.
     commit_every_s, checkpoint_every_s
         Seconds between commits, and between checkpoints.
+    options
+        What rows to make.
     """
 
     def __init__(
@@ -122,11 +122,12 @@ class Worker:
         publisher: Publisher,
         online: OnlineSink,
         checkpoints: Checkpoints,
+        commit_every_s: float,
+        checkpoint_every_s: float,
         options: Options | None = None,
-        commit_every_s: float = 5.0,
-        checkpoint_every_s: float = 30.0,
     ) -> None:
         self._join = join
+        self._stop: Callable[[], bool] = lambda: False
         self._consumer = join()
         self._joined_again_at: float | None = None
         self._topic = topic
@@ -159,6 +160,7 @@ class Worker:
             If another member has this one's static id, or the tables can't be written.
         """
         began, cpu = time.perf_counter(), time.process_time()
+        self._stop = stop
         self._subscribe()
         try:
             while not stop() and (max_messages is None or self.summary.messages < max_messages):
@@ -169,6 +171,7 @@ class Worker:
                     self._join_again(lost)
                     continue
                 self._take(messages)
+                self._publish_when_due()
                 self._commit_when_due()
             self._commit(list(self._mine), save=True)
             self._settle(END_S)
@@ -189,7 +192,9 @@ class Worker:
     def _consume(self, most: int) -> list[Message]:
         """Wait for a message, then take what else is there; only one that is behind waits for many at once."""
         with kafka.lost_if_fatal():
-            first = self._consumer.poll(IDLE_S)
+            due_s = self._publisher.due_at - time.monotonic()
+            # The client counts in whole milliseconds: what is left of one would be waited for in a busy loop.
+            first = self._consumer.poll(min(IDLE_S, max(0.0, due_s) + 0.001))
             if first is None:
                 return []
             messages = [first]
@@ -217,8 +222,8 @@ class Worker:
 
     def _spread(self, parts: Sequence[Part], *, behind: bool) -> None:
         self._online.take(parts, behind=behind)
+        self._publisher.gather(parts)
         for part in parts:
-            self._publisher.take(part, self._held_rows, self._held_quotes)
             rows, quotes = part.ints.shape[1], part.quote_ints.shape[1]
             self.summary.rows += rows
             self.summary.quotes += quotes
@@ -226,6 +231,10 @@ class Worker:
         self._work.parts.extend(parts)
 
     # Committing
+
+    def _publish_when_due(self) -> None:
+        if time.monotonic() >= self._publisher.due_at:
+            self._publisher.send(self._held_rows, self._held_quotes)
 
     def _commit_when_due(self) -> None:
         now = time.monotonic()
@@ -239,6 +248,7 @@ class Worker:
 
     def _commit(self, indexes: Sequence[int], *, save: bool) -> None:
         """Begin to make lasting all that was gathered, and how far these partitions were read."""
+        self._publisher.send(self._held_rows, self._held_quotes)
         self._settle()
         work, self._work, self._gathered = self._work, Work(), 0
         for index in self._mine:
@@ -327,12 +337,15 @@ class Worker:
         if self._paused:
             consumer.pause(partitions)
 
+    def _ask(self, question: Callable[[float], kafka.Answer]) -> kafka.Answer:
+        return kafka.patiently(question, OUTAGE_S, self._stop)
+
     def _take_over(self, index: int) -> tuple[Partition, str]:
         """Return the partition where its last owner left it, or from as far back as is needed and there."""
         from confluent_kafka import TopicPartition
 
         here = TopicPartition(self._topic, index)
-        low, high = kafka.patiently(lambda left_s: self._consumer.get_watermark_offsets(here, left_s), LOG_S)
+        low, high = self._ask(lambda left_s: self._consumer.get_watermark_offsets(here, left_s))
         state = self._checkpoints.read(index)
         if state is not None:
             try:
@@ -343,7 +356,7 @@ class Worker:
                 if low <= found.resume <= max(high, low):
                     return found, "checkpoint"
                 self._log.warning("checkpoint", partition=index, offset=found.resume, log=[low, high])
-        committed = kafka.patiently(lambda left_s: self._consumer.committed([here], left_s), LOG_S)[0]
+        committed = self._ask(lambda left_s: self._consumer.committed([here], left_s))[0]
         start, how = low, "the log's beginning"
         if committed.offset >= 0 and committed.metadata:
             rewind = _rewind_of(committed.metadata)

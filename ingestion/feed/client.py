@@ -25,7 +25,7 @@ from ingestion.feed.inbox import Closed, Inbox, Opened, Received
 
 MAX_SIZE: Final = 16 << 20
 """Longest message: a snapshot of 46,000 levels has 5 MB, and the library's own bound is 1."""
-START_S: Final = 8.0
+START_S: Final = 6.0
 """How long a first connection is tried: whoever mistyped an address reads so within ten seconds."""
 QUIET_HEARTBEAT_S: Final = 5.0
 QUIET_S: Final = 60.0
@@ -78,10 +78,10 @@ class Client:
         Raises
         ------
         InputError
-            If there is no way to a first connection, or the exchange refuses the subscription.
+            If there was no way to a first connection, or the exchange refuses the subscription.
         """
         began = time.monotonic()
-        connected = False
+        connected, reason = False, ""
         pauses = _pauses()
         while not self._stop.is_set():
             opened = time.monotonic()
@@ -104,6 +104,8 @@ class Client:
             self._log.warning("not connected", feed=self.feed.url, reason=reason, again_in_s=round(pause, 2))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
+        if reason and not connected:
+            raise InputError(reason)
 
     def stop(self) -> None:
         """End: close the connection; what was received is in the inbox."""
@@ -262,6 +264,9 @@ def _told(error: Exception, url: str) -> str:
         return f"{url} answered HTTP instead of opening a WebSocket ({error}); check address and path"
     if isinstance(error, TimeoutError):
         return f"{url} didn't answer in time; check address and network"
+    if isinstance(error, ConnectionError) and not error.strerror and url.startswith("wss:"):
+        return f"{url}: TLS failed, the server hung up; does it speak TLS there? ws:// is without"
     if isinstance(error, OSError):
-        return f"{url} can't be reached: {error.strerror or error}; check address and network"
+        why = error.strerror or str(error) or type(error).__name__
+        return f"{url} can't be reached: {why}; check address and network"
     return f"{url}: {error}"

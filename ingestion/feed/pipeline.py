@@ -34,7 +34,7 @@ from ingestion.feed.inbox import Inbox
 from ingestion.feed.remembered import Topic, recall, remember
 from ingestion.feed.report import Report
 from ingestion.feed.spill import Spill
-from ingestion.topics import RAW
+from ingestion.topics import RAW, require_name
 from ingestion.tuning import leave_alone, tuned
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ def ingest(
     """
     feed, channels = feed_of(order.feed), checked_channels(order.channels)
     products = checked_products(order.products)
-    if not is_name(order.topic):
-        raise UsageError(f"topic is {order.topic!r}, must be 1 to 64 of A-Z a-z 0-9 . _ -; set --topic")
+    require_name(order.topic)
     s = settings()
     folder = spill_folder(order.topic)
     known = recall(folder, servers, s.partitions)

@@ -53,3 +53,6 @@ entry = _cached(nogil=True)
 """Decorator of what Python calls: other threads go on meanwhile."""
 inner = _cached(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Decorator of what only other compiled functions call: without wrappers it compiles in half the time."""
+inlined = _cached(no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+"""Decorator of what each message or row goes through: copied into its caller, as handing over arrays takes longer than
+much of what is done with them."""

@@ -59,7 +59,7 @@ class Output:
         self.arrays = (
             room.take("row integers", 8, capacity, np.int64),
             room.take("row numbers", len(FEATURE_NAMES), capacity, np.float64),
-            room.take("tile", TILE, len(FEATURE_NAMES), np.float64),
+            room.take("tile", len(FEATURE_NAMES), TILE, np.float64),
             room.take("quote integers", 7, quotes, np.int64),
             room.take("quote numbers", 4, quotes, np.float64),
         )

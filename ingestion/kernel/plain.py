@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from ingestion.kernel.compiled import inner
+from ingestion.kernel.compiled import inlined
 from ingestion.kernel.events import BOOK_UPDATE, HEARTBEAT, NO_ID, NO_TIME, TICKER, TRADE
 from ingestion.kernel.messages import parse_time
 
@@ -92,12 +92,12 @@ LEVEL_BYTES = 15
 """Least length of a change."""
 
 
-@inner
+@inlined
 def _is_one(first, second, w):
     return ((first ^ w[0]) & w[2]) | ((second ^ w[1]) & w[3]) == np.uint64(0)
 
 
-@inner
+@inlined
 def _find_type(words, at):
     """Return the index of the type that stands at ``at``, with its comma; −1 where it is none of ours."""
     for of in range(len(_TYPE_BYTES)):
@@ -106,7 +106,7 @@ def _find_type(words, at):
     return -1
 
 
-@inner
+@inlined
 def _find_key(text, words, at, of, expected):
     """Return the index, among those of its type, of the key that stands at ``at``; −1 where it is none of ours."""
     first = words[at]
@@ -123,19 +123,19 @@ def _find_key(text, words, at, of, expected):
     return -1
 
 
-@inner
+@inlined
 def zeros(word):
     """Return the high bit of each byte that is 0; exact up to the lowest one."""
     return (word - _ONES) & ~word & _HIGHS
 
 
-@inner
+@inlined
 def bytes_to(flags):
     """Return the number of bytes up to and with the lowest one whose high bit is set."""
     return np.int64((((flags - _ONE) & ~flags & _ONES) * _ONES) >> _TOP_BYTE)
 
 
-@inner
+@inlined
 def _whole(text, at):
     """Return (value, end) of the whole number at ``at``; an end of −1 where there is none that fits."""
     value = np.int64(0)
@@ -150,7 +150,7 @@ def _whole(text, at):
     return value, i
 
 
-@inner
+@inlined
 def _number(text, at):
     """Return (value, end) of the quoted decimal number at ``at``; an end of −1 where it is not plain."""
     bad = (0.0, -1)
@@ -180,7 +180,7 @@ def _number(text, at):
     return float(value) / _POWERS[places], i + 1
 
 
-@inner
+@inlined
 def _text_end(text, words, at):
     """Return the end of the quoted text at ``at``; −1 where it is none or not plain ASCII."""
     if text[at] != _QUOTE:
@@ -201,7 +201,7 @@ def _text_end(text, words, at):
         return at + bytes_to(quotes)
 
 
-@inner
+@inlined
 def is_plain_name(text, lo, hi):
     """Tell whether text[lo:hi] may name a product: as ``feature_repo.names.is_name``."""
     if hi - lo < 1 or hi - lo > _NAME_BYTES:
@@ -216,7 +216,7 @@ def is_plain_name(text, lo, hi):
     return telling
 
 
-@inner
+@inlined
 def _side(words, at):
     """Return (0 buy, 1 sell, −1 neither; end of the quoted word at ``at``)."""
     if (words[at] ^ _BUY_WORD) & _BUY_MASK == np.uint64(0):
@@ -226,7 +226,7 @@ def _side(words, at):
     return -1, -1
 
 
-@inner
+@inlined
 def _changes(text, words, at, levels, used):
     """Read the changes at ``at`` into ``levels`` from ``used`` on; return (end, used), an end of −1 where not plain."""
     if text[at] != _LIST:
@@ -256,7 +256,7 @@ def _changes(text, words, at, levels, used):
             return -1, used
 
 
-@inner
+@inlined
 def message(text, words, at, only, latest, numbers, found, out, levels):
     """Read the message at ``at`` into ``out``, where its product stands and levels used into ``found``.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,6 +91,19 @@ class Part(NamedTuple):
     numbers: NDArray[np.float64]
     quote_ints: NDArray[np.int64]
     quotes: NDArray[np.float64]
+
+
+def joined(parts: Iterable[Part]) -> list[Part]:
+    """Return the same rows, those of one product and one list of sessions in one part."""
+    groups: dict[tuple[str, int], list[Part]] = defaultdict(list)
+    for part in parts:
+        groups[part.product_id, id(part.sessions)].append(part)
+    return [some[0] if len(some) == 1 else _join(some) for some in groups.values()]
+
+
+def _join(parts: Sequence[Part]) -> Part:
+    arrays = zip(*(part[2:] for part in parts), strict=True)
+    return Part(parts[0].product_id, parts[0].sessions, *(np.concatenate(some, axis=1) for some in arrays))
 
 
 @dataclass(slots=True)

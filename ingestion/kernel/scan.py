@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ingestion.kernel.compiled import entry, inner
+from ingestion.kernel.compiled import entry, inlined
 from ingestion.kernel.events import EVENT, LEVEL, TICKER
 from ingestion.kernel.plain import (
     LEVEL_BYTES,
@@ -71,7 +71,7 @@ class ScannedLog(NamedTuple):
     levels: NDArray[np.void]
 
 
-@inner
+@inlined
 def _product(text, lo, hi, spans, known):
     """Return the index of the product text[lo:hi]: among those known, or of a new one; −1 where it can't be one."""
     for p in range(known):
@@ -88,7 +88,7 @@ def _product(text, lo, hi, spans, known):
     return known
 
 
-@inner
+@inlined
 def _line_end(words, at):
     """Return where the line break at or after ``at`` is."""
     while True:
@@ -153,14 +153,6 @@ def _scan_log(text, words, starts, feed, latest, numbers, found, events, levels,
     return taken, known
 
 
-@entry
-def _count(text, byte):
-    found = 0
-    for i in range(len(text)):
-        found += text[i] == byte
-    return found
-
-
 def count_lines(data: bytes) -> int:
     r"""Return the number of lines, with or without the last one's line break.
 
@@ -171,7 +163,7 @@ def count_lines(data: bytes) -> int:
     """
     if not data:
         return 0
-    return int(_count(np.frombuffer(data, np.uint8), NEWLINE)) + (not data.endswith(b"\n"))
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == NEWLINE)) + (not data.endswith(b"\n"))
 
 
 def scan_tickers(data: bytes, n_lines: int, first_n: int, latest_ns: int) -> Scanned:

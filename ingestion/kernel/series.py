@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from feature_repo.contract import WINDOWS
-from ingestion.kernel.compiled import inner
+from ingestion.kernel.compiled import inlined, inner
 from ingestion.kernel.state import (
     ASK_L10,
     ASK_SIZE,
@@ -70,13 +70,19 @@ from ingestion.kernel.sums import DWARFED, FAR_FROM_SHIFT, HI, LO, add, clear, v
 WINDOW_NS = tuple(w * 1_000_000_000 for w in WINDOWS)
 
 
+@inlined
+def slot(i, ring):
+    """Return where entry i sits in a ring; unsigned, or each access would first ask whether it counts from the end."""
+    return np.uint64(i) & np.uint64(len(ring) - 1)
+
+
 @inner
 def _clear_all(acc, series, w):
     for j in range(N_SUMS):
         clear(acc, series, w, j)
 
 
-@inner
+@inlined
 def _add2(acc, series, w, first, group, x, sign):
     """Add (sign = 1) or take (−1) the first two powers of x − K."""
     d = x - acc[series, w, REF + group, SHIFT]
@@ -86,7 +92,7 @@ def _add2(acc, series, w, first, group, x, sign):
         acc[series, w, REF + group, PEAK] = acc[series, w, first + 1, HI]
 
 
-@inner
+@inlined
 def _add4(acc, series, w, first, group, x, sign):
     """Add or take the first four powers of x − K."""
     d = x - acc[series, w, REF + group, SHIFT]
@@ -102,22 +108,21 @@ def _add4(acc, series, w, first, group, x, sign):
 @inner
 def _rebuild(v, acc, index, series, w, first, powers, group, column, lo):
     """Make the moments of entries lo…head−1 anew about their mean."""
-    mask = len(v) - 1
     mean = 0.0
     for i in range(lo, index[series, HEAD]):
-        mean += (v[i & mask, column] - mean) / (i - lo + 1)
+        mean += (v[slot(i, v), column] - mean) / (i - lo + 1)
     for j in range(powers):
         clear(acc, series, w, first + j)
     acc[series, w, REF + group, SHIFT] = mean
     acc[series, w, REF + group, PEAK] = 0.0
     for i in range(lo, index[series, HEAD]):
         if powers == 4:
-            _add4(acc, series, w, first, group, v[i & mask, column], 1.0)
+            _add4(acc, series, w, first, group, v[slot(i, v), column], 1.0)
         else:
-            _add2(acc, series, w, first, group, v[i & mask, column], 1.0)
+            _add2(acc, series, w, first, group, v[slot(i, v), column], 1.0)
 
 
-@inner
+@inlined
 def settle(v, acc, index, series, w, first, powers, group, column, lo):
     """Rebuild the moments of entries lo…head−1 where they are badly conditioned; see :mod:`ingestion.kernel.sums`.
 
@@ -133,7 +138,7 @@ def settle(v, acc, index, series, w, first, powers, group, column, lo):
     return True
 
 
-@inner
+@inlined
 def settle_price(v, acc, index, w):
     """Rebuild the price moments where they are badly conditioned, and with them the trend, which shares their shift."""
     lo = index[TICK, w]
@@ -141,43 +146,41 @@ def settle_price(v, acc, index, w):
         clear(acc, TICK, w, T_PX)
         shift = acc[TICK, w, REF + G_PRICE, SHIFT]
         for i in range(lo, index[TICK, HEAD]):
-            add(acc, TICK, w, T_PX, (i - lo) * (v[i & (len(v) - 1), PRICE] - shift))
+            add(acc, TICK, w, T_PX, (i - lo) * (v[slot(i, v), PRICE] - shift))
 
 
-@inner
+@inlined
 def leave_ticks(t, v, acc, index, now):
     """Let the tickers too old at ``now`` leave each window."""
-    mask = len(t) - 1
     head = index[TICK, HEAD]
     for w in range(N_WINDOWS):
         limit = now - WINDOW_NS[w]
         tail = index[TICK, w]
-        if tail == head or t[tail & mask] > limit:
+        if tail == head or t[slot(tail, t)] > limit:
             continue
-        while tail < head and t[tail & mask] <= limit:
-            _add2(acc, TICK, w, T_P1, G_PRICE, v[tail & mask, PRICE], -1.0)
+        while tail < head and t[slot(tail, t)] <= limit:
+            _add2(acc, TICK, w, T_P1, G_PRICE, v[slot(tail, v), PRICE], -1.0)
             # The first entry had index 0, so only the others' indices fall by one: Σ i·d loses the sum that is left.
             add(acc, TICK, w, T_PX, -acc[TICK, w, T_P1, HI])
             add(acc, TICK, w, T_PX, -acc[TICK, w, T_P1, LO])
             tail += 1
             if tail < head:
-                _add4(acc, TICK, w, T_R1, G_RETURN, v[tail & mask, RETURN], -1.0)
-                _add2(acc, TICK, w, T_D1, G_INTERVAL, v[tail & mask, INTERVAL], -1.0)
+                _add4(acc, TICK, w, T_R1, G_RETURN, v[slot(tail, v), RETURN], -1.0)
+                _add2(acc, TICK, w, T_D1, G_INTERVAL, v[slot(tail, v), INTERVAL], -1.0)
         index[TICK, w] = tail
         if tail == head:
             _clear_all(acc, TICK, w)
 
 
-@inner
-def enter_tick(s, times, v, acc, index, queue, t, price):
+@inlined
+def enter_tick(s, times, v, acc, index, queue, front, t, price):
     """Let one ticker enter all windows; those that are too old at t leave first."""
-    mask = len(times) - 1
     head = index[TICK, HEAD]
     leave_ticks(times, v, acc, index, t)
     ret = np.nan
     interval = np.nan
     if head > 0:
-        before = (head - 1) & mask
+        before = slot(head - 1, v)
         ret = price / s.last_price - 1.0
         interval = (t - s.last_tick) / 1e9
         if price != s.last_price:
@@ -188,7 +191,7 @@ def enter_tick(s, times, v, acc, index, queue, t, price):
             s.interval_change = head
     s.last_price = price
     s.last_tick = t
-    at = head & mask
+    at = slot(head, v)
     times[at] = t
     v[at, PRICE] = price
     v[at, RETURN] = ret
@@ -203,64 +206,62 @@ def enter_tick(s, times, v, acc, index, queue, t, price):
         _add2(acc, TICK, w, T_P1, G_PRICE, price, 1.0)
         add(acc, TICK, w, T_PX, n * (price - acc[TICK, w, REF + G_PRICE, SHIFT]))
     index[TICK, HEAD] = head + 1
-    _enter_queues(s, v, index, queue, head, price)
+    _enter_queues(v, index, queue, front, head, price)
 
 
-@inner
-def _enter_queues(s, v, index, queue, at, price):
+@inlined
+def _enter_queues(v, index, queue, front, at, price):
     """Keep the monotone queues: candidates for the minimum (maximum) of any suffix of the ring, oldest first."""
-    mask = len(v) - 1
-    qmask = queue.shape[1] - 1
     oldest = index[TICK, N_WINDOWS - 1]
-    while s.min_lo < s.min_hi and queue[0, s.min_lo & qmask] < oldest:
-        s.min_lo += 1
-    while s.min_lo < s.min_hi and v[queue[0, (s.min_hi - 1) & qmask] & mask, PRICE] >= price:
-        s.min_hi -= 1
-    queue[0, s.min_hi & qmask] = at
-    s.min_hi += 1
-    while s.max_lo < s.max_hi and queue[1, s.max_lo & qmask] < oldest:
-        s.max_lo += 1
-    while s.max_lo < s.max_hi and v[queue[1, (s.max_hi - 1) & qmask] & mask, PRICE] <= price:
-        s.max_hi -= 1
-    queue[1, s.max_hi & qmask] = at
-    s.max_hi += 1
+    for which in range(2):
+        mine = queue[which]
+        lo = front[which, N_WINDOWS - 1]
+        hi = front[which, HEAD]
+        while lo < hi and mine[slot(lo, mine)] < oldest:
+            lo += 1
+        while lo < hi:
+            last = v[slot(mine[slot(hi - 1, mine)], v), PRICE]
+            stays = last < price if which == 0 else last > price
+            if stays:
+                break
+            hi -= 1
+        mine[slot(hi, mine)] = at
+        for w in range(N_WINDOWS):
+            front[which, w] = min(max(front[which, w], lo), hi)
+        front[which, HEAD] = hi + 1
 
 
-@inner
-def first_since(queue, which, lo, hi, index):
-    """Return the first entry >= ``index`` of a monotone queue (binary search)."""
-    qmask = queue.shape[1] - 1
-    while lo < hi:
-        mid = (lo + hi) >> 1
-        if queue[which, mid & qmask] < index:
-            lo = mid + 1
-        else:
-            hi = mid
-    return queue[which, lo & qmask]
+@inlined
+def first_since(queue, which, front, w, index):
+    """Return the first entry >= ``index`` of a monotone queue; what a window has passed is never looked at again."""
+    mine = queue[which]
+    at = front[which, w]
+    while mine[slot(at, mine)] < index:
+        at += 1
+    front[which, w] = at
+    return mine[slot(at, mine)]
 
 
-@inner
+@inlined
 def _bipower(v, i):
     """Return |r_i||r_(i−1)|."""
-    mask = len(v) - 1
-    return abs(v[i & mask, MID_RETURN]) * abs(v[(i - 1) & mask, MID_RETURN])
+    return abs(v[slot(i, v), MID_RETURN]) * abs(v[slot(i - 1, v), MID_RETURN])
 
 
-@inner
+@inlined
 def leave_mids(t, v, acc, index, now):
     """Let the mid changes too old at ``now`` leave each window."""
-    mask = len(t) - 1
     head = index[MID, HEAD]
     for w in range(N_WINDOWS):
         limit = now - WINDOW_NS[w]
         tail = index[MID, w]
-        if tail == head or t[tail & mask] > limit:
+        if tail == head or t[slot(tail, t)] > limit:
             continue
-        while tail < head and t[tail & mask] <= limit:
-            _add2(acc, MID, w, M_S1, G_SPREAD, v[tail & mask, SPREAD], -1.0)
+        while tail < head and t[slot(tail, t)] <= limit:
+            _add2(acc, MID, w, M_S1, G_SPREAD, v[slot(tail, v), SPREAD], -1.0)
             tail += 1
             if tail < head:
-                _add2(acc, MID, w, M_R1, G_MID, v[tail & mask, MID_RETURN], -1.0)
+                _add2(acc, MID, w, M_R1, G_MID, v[slot(tail, v), MID_RETURN], -1.0)
             if tail + 1 < head:
                 add(acc, MID, w, M_BP, -_bipower(v, tail + 1))
         index[MID, w] = tail
@@ -268,15 +269,14 @@ def leave_mids(t, v, acc, index, now):
             _clear_all(acc, MID, w)
 
 
-@inner
+@inlined
 def enter_mid(s, times, v, acc, index, t, price, spread):
     """Let one change of a best price enter all windows; ``price`` is the new mid."""
-    mask = len(times) - 1
     head = index[MID, HEAD]
     leave_mids(times, v, acc, index, t)
     ret = np.nan
     if head > 0:
-        before = (head - 1) & mask
+        before = slot(head - 1, v)
         ret = np.log(price / s.mid)
         if head == 1 or ret != v[before, MID_RETURN]:
             s.mid_return_change = head
@@ -284,7 +284,7 @@ def enter_mid(s, times, v, acc, index, t, price, spread):
             s.spread_change = head
     s.mid = price
     s.last_spread = spread
-    at = head & mask
+    at = slot(head, v)
     times[at] = t
     v[at, MID_RETURN] = ret
     v[at, SPREAD] = spread
@@ -300,30 +300,29 @@ def enter_mid(s, times, v, acc, index, t, price, spread):
     index[MID, HEAD] = head + 1
 
 
-@inner
+@inlined
 def leave_trades(t, v, acc, index, now):
     """Let the trades too old at ``now`` leave each window."""
-    mask = len(t) - 1
     head = index[TRADE, HEAD]
     for w in range(N_WINDOWS):
         limit = now - WINDOW_NS[w]
         tail = index[TRADE, w]
-        if tail == head or t[tail & mask] > limit:
+        if tail == head or t[slot(tail, t)] > limit:
             continue
-        while tail < head and t[tail & mask] <= limit:
-            add(acc, TRADE, w, SIZE, -v[tail & mask, SIZE])
-            add(acc, TRADE, w, SIGNED, -v[tail & mask, SIGNED])
+        while tail < head and t[slot(tail, t)] <= limit:
+            add(acc, TRADE, w, SIZE, -v[slot(tail, v), SIZE])
+            add(acc, TRADE, w, SIGNED, -v[slot(tail, v), SIGNED])
             tail += 1
         index[TRADE, w] = tail
         if tail == head:
             _clear_all(acc, TRADE, w)
 
 
-@inner
+@inlined
 def enter_trade(s, times, v, acc, index, t, size, side):
     """Let one trade enter all windows; ``side`` is +1 where the taker bought, −1 where he sold."""
     head = index[TRADE, HEAD]
-    at = head & (len(times) - 1)
+    at = slot(head, v)
     leave_trades(times, v, acc, index, t)
     times[at] = t
     v[at, SIZE] = size
@@ -334,35 +333,34 @@ def enter_trade(s, times, v, acc, index, t, size, side):
     index[TRADE, HEAD] = head + 1
 
 
-@inner
+@inlined
 def leave_samples(t, v, acc, index, now):
     """Let the book samples too old at ``now`` leave each window."""
-    mask = len(t) - 1
     head = index[SAMPLE, HEAD]
     for w in range(N_WINDOWS):
         limit = now - WINDOW_NS[w]
         tail = index[SAMPLE, w]
-        if tail == head or t[tail & mask] > limit:
+        if tail == head or t[slot(tail, t)] > limit:
             continue
-        while tail < head and t[tail & mask] <= limit:
-            at = tail & mask
+        while tail < head and t[slot(tail, t)] <= limit:
+            at = slot(tail, v)
             add(acc, SAMPLE, w, S_BID, -v[at, BID_SIZE])
             add(acc, SAMPLE, w, S_ASK, -v[at, ASK_SIZE])
-            add(acc, SAMPLE, w, S_BID10, -v[at, BID_L10])
-            add(acc, SAMPLE, w, S_ASK10, -v[at, ASK_L10])
+            if v[at, BID_L10] != 0.0 or v[at, ASK_L10] != 0.0:
+                add(acc, SAMPLE, w, S_BID10, -v[at, BID_L10])
+                add(acc, SAMPLE, w, S_ASK10, -v[at, ASK_L10])
             _add2(acc, SAMPLE, w, S_M1, G_MICRO, v[at, MICRO], -1.0)
             tail += 1
             if tail < head:
-                add(acc, SAMPLE, w, S_FLOW, -v[tail & mask, FLOW])
+                add(acc, SAMPLE, w, S_FLOW, -v[slot(tail, v), FLOW])
         index[SAMPLE, w] = tail
         if tail == head:
             _clear_all(acc, SAMPLE, w)
 
 
-@inner
+@inlined
 def enter_sample(s, times, v, acc, index, t, bid, ask, bid_size, ask_size, bid_l10, ask_l10):
     """Let one book sample enter all windows; the order-flow term follows Cont, Kukanov and Stoikov (2014)."""
-    mask = len(times) - 1
     head = index[SAMPLE, HEAD]
     leave_samples(times, v, acc, index, t)
     micro = (ask * bid_size + bid * ask_size) / (bid_size + ask_size)
@@ -377,13 +375,13 @@ def enter_sample(s, times, v, acc, index, t, bid, ask, bid_size, ask_size, bid_l
             flow -= ask_size
         if ask >= s.s_ask:
             flow += s.s_ask_size
-        if micro != v[(head - 1) & mask, MICRO]:
+        if micro != v[slot(head - 1, v), MICRO]:
             s.micro_change = head
     s.s_bid = bid
     s.s_ask = ask
     s.s_bid_size = bid_size
     s.s_ask_size = ask_size
-    at = head & mask
+    at = slot(head, v)
     times[at] = t
     v[at, BID_SIZE] = bid_size
     v[at, ASK_SIZE] = ask_size
@@ -398,7 +396,8 @@ def enter_sample(s, times, v, acc, index, t, bid, ask, bid_size, ask_size, bid_l
             add(acc, SAMPLE, w, S_FLOW, flow)
         add(acc, SAMPLE, w, S_BID, bid_size)
         add(acc, SAMPLE, w, S_ASK, ask_size)
-        add(acc, SAMPLE, w, S_BID10, bid_l10)
-        add(acc, SAMPLE, w, S_ASK10, ask_l10)
+        if bid_l10 != 0.0 or ask_l10 != 0.0:
+            add(acc, SAMPLE, w, S_BID10, bid_l10)
+            add(acc, SAMPLE, w, S_ASK10, ask_l10)
         _add2(acc, SAMPLE, w, S_M1, G_MICRO, micro, 1.0)
     index[SAMPLE, HEAD] = head + 1

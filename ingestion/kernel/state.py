@@ -17,7 +17,7 @@ from feature_repo.errors import ContractError
 from ingestion.kernel.book import Book, empty_book, reserve
 
 N_WINDOWS = len(WINDOWS)
-FORMAT = 3
+FORMAT = 4
 
 # Sources of quotes and of trades.
 OPEN, TICKERS, BOOK = 0, 1, 2
@@ -96,11 +96,6 @@ SCALARS = np.dtype(
         ("mid_return_change", "i8"),
         ("spread_change", "i8"),
         ("micro_change", "i8"),
-        # monotone queues over the tickers' prices
-        ("min_lo", "i8"),
-        ("min_hi", "i8"),
-        ("max_lo", "i8"),
-        ("max_hi", "i8"),
     ]
 )
 """The scalars of a product's state; times in ns unless named otherwise."""
@@ -129,6 +124,8 @@ class State(NamedTuple):
         int64[4 series, windows + 1]: absolute index of the first entry inside each window, and of the next to come.
     queue
         int64[2, capacity of ticks], candidates for minimum and maximum price.
+    front
+        int64[2, windows + 1]: of each queue, where the candidates of each window begin, and where they end.
     lag_std
         float64[windows], return_std as it stood at the last ticker.
     counts
@@ -149,6 +146,7 @@ class State(NamedTuple):
     acc: NDArray[np.float64]
     index: NDArray[np.int64]  # type: ignore[assignment]  # the name of a method of tuples, which nobody calls
     queue: NDArray[np.int64]
+    front: NDArray[np.int64]
     lag_std: NDArray[np.float64]
     counts: NDArray[np.int64]
     levels: NDArray[np.float64]
@@ -190,6 +188,7 @@ def new_state(capacity: int = 1024) -> State:
         acc=np.zeros((4, N_WINDOWS, N_SUMS, 2)),
         index=np.zeros((4, N_WINDOWS + 1), np.int64),
         queue=np.zeros((2, capacity), np.int64),
+        front=np.zeros((2, N_WINDOWS + 1), np.int64),
         lag_std=np.full(N_WINDOWS, np.nan),
         counts=np.zeros(len(COUNTERS), np.int64),
         levels=book.levels,
@@ -222,10 +221,9 @@ def make_room(state: State, *, tickers: int, trades: int, books: int, levels: in
             _move(v, members[f"{name}_v"], lo, hi)
     capacity = len(members["tick_t"])
     if capacity > state.queue.shape[1]:
-        s = state.s[0]
         members["queue"] = np.zeros((2, capacity), np.int64)
-        _move(state.queue[0], members["queue"][0], int(s["min_lo"]), int(s["min_hi"]))
-        _move(state.queue[1], members["queue"][1], int(s["max_lo"]), int(s["max_hi"]))
+        for old, new, front in zip(state.queue, members["queue"], state.front, strict=True):
+            _move(old, new, int(front.min()), int(front[HEAD]))
     members["levels"], members["first"], members["blocks"] = reserve(state.book, levels)
     return State(**members)
 

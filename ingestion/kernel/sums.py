@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 
-from ingestion.kernel.compiled import inner
+from ingestion.kernel.compiled import inlined
 
 HI = 0
 LO = 1
@@ -27,7 +27,7 @@ FAR_FROM_SHIFT = 16.0  # rebuild where (mean − K)² exceeds this many variance
 DWARFED = 2.0**-60  # rebuild where the highest even power sum fell below this share of its peak: pairs carry 2^-106
 
 
-@inner
+@inlined
 def add(acc, series, w, j, x):
     """Add ``x`` to the pair ``acc[series, w, j]`` by two-sum."""
     hi = acc[series, w, j, HI]
@@ -37,27 +37,27 @@ def add(acc, series, w, j, x):
     acc[series, w, j, HI] = s
 
 
-@inner
+@inlined
 def value(acc, series, w, j):
     """Return the sum held by the pair ``acc[series, w, j]``."""
     return acc[series, w, j, HI] + acc[series, w, j, LO]
 
 
-@inner
+@inlined
 def clear(acc, series, w, j):
     """Set the pair to exact zero."""
     acc[series, w, j, HI] = 0.0
     acc[series, w, j, LO] = 0.0
 
 
-@inner
+@inlined
 def variance(s1, s2, n):
     """Population variance from the first two power sums about K."""
     m = s1 / n
     return max(s2 / n - m * m, 0.0)
 
 
-@inner
+@inlined
 def shape(s1, s2, s3, s4, n):
     """Return biased (skewness, excess kurtosis) from four power sums about K; NaN where the variance vanishes."""
     m = s1 / n

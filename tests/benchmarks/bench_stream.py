@@ -183,8 +183,10 @@ class _Given:
 def _job_featurize(topic: str, index: str, partitions: str, messages: str) -> dict[str, float]:
     """Take one partition to Redis, topics and tables; the clock begins with the worker, its kernel loaded."""
     from infra.imports import arrow_without_pandas
+    from ingestion.tuning import one_heap, tuned
 
     arrow_without_pandas()  # as the command does
+    one_heap()
 
     from infra.settings import settings
     from ingestion.featurize.checkpoint import Checkpoints
@@ -193,7 +195,6 @@ def _job_featurize(topic: str, index: str, partitions: str, messages: str) -> di
     from ingestion.featurize.worker import Worker
     from ingestion.kernel.warm import warm_up
     from ingestion.online_writer import default_writer
-    from ingestion.tuning import tuned
 
     warm_up()
     for name in ("spike_features", "quotes"):
@@ -207,6 +208,8 @@ def _job_featurize(topic: str, index: str, partitions: str, messages: str) -> di
         publisher=Publisher(kafka.producer(s.kafka_servers, **PRODUCER), there),
         online=OnlineSink(default_writer().write),
         checkpoints=Checkpoints(s.checkpoints, f"bench-{index}", topic),
+        commit_every_s=s.commit_every_s,
+        checkpoint_every_s=s.checkpoint_every_s,
     )
     began = time.time()
     with tuned():

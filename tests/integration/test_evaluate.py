@@ -23,24 +23,18 @@ S = 1_000_000_000
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(module_home):
     """Thirteen hours of one product, half of them sealed: twenty-five quarters of an hour."""
-    root = tmp_path_factory.mktemp("evaluate")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VOLSPIKE_DATA", str(root / "data"))
-        patch.setenv("VOLSPIKE_MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
-        settings.cache_clear()
-        training_tables.write(seconds=SECONDS, products=("BTC-USD",), seed=3)
-        from feature_repo.store import apply
-        from training.options import TrainOptions
-        from training.train import train
+    training_tables.write(seconds=SECONDS, products=("BTC-USD",), seed=3)
+    from feature_repo.store import apply
+    from training.options import TrainOptions
+    from training.train import train
 
-        apply()
-        chosen = TrainOptions(
-            service="spike_core_v1", models=("zscore", "lr"), ratios=(0.3, 0.18, 0.52), percentile=90.0, jobs=1
-        )
-        yield {m.kind: m for m in train(chosen).models}
-    settings.cache_clear()
+    apply()
+    chosen = TrainOptions(
+        service="spike_core_v1", models=("zscore", "lr"), ratios=(0.3, 0.18, 0.52), percentile=90.0, jobs=1
+    )
+    return {m.kind: m for m in train(chosen).models}
 
 
 def volspike(capsys, *args):

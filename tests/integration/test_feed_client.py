@@ -187,18 +187,25 @@ def test_complaints_in_mid_stream_end_nothing() -> None:
 def answering(answer: bytes) -> Iterator[int]:
     """Listen on a port and answer whatever comes with the same bytes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(5)
+        ended = threading.Event()
 
         def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(answer)
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    if ended.is_set():
+                        return
+                    connection.recv(4096)
+                    connection.sendall(answer)
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield listener.getsockname()[1]
-        thread.join(5)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            ended.set()
+            socket.create_connection(listener.getsockname()).close()
+            thread.join(5)
 
 
 class Plain(BaseHTTPRequestHandler):
@@ -233,6 +240,17 @@ def test_a_server_that_speaks_something_else_is_told() -> None:
 def test_tls_where_there_is_none_is_told() -> None:
     with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port, pytest.raises(InputError, match="TLS failed"):
         run(f"wss://127.0.0.1:{port}", lambda *_: False)
+
+
+def test_a_server_that_hangs_up_on_tls_is_told() -> None:
+    with answering(b"") as port, pytest.raises(InputError, match="TLS failed"):
+        run(f"wss://127.0.0.1:{port}", lambda *_: False, start_s=0.5)
+
+
+def test_a_run_that_never_connected_is_no_success() -> None:
+    looks = iter(range(40))
+    with pytest.raises(InputError, match="can't be reached"):
+        run(f"ws://127.0.0.1:{free_port()}", lambda *_: next(looks, None) is None, start_s=60.0)
 
 
 def test_nobody_there_is_told_after_some_tries() -> None:

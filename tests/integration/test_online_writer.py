@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from feature_repo.contract import FEATURE_NAMES
 from feature_repo.errors import ContractError, StoreError
 from feature_repo.online_format import TIME_FIELD, decode_timestamp, encode_timestamp, entity_key
 from ingestion.kernel import Featurizer, Part
-from ingestion.kernel.step import R_TIME_US
 from ingestion.online import OnlineTable
+from ingestion.online_command import time_ns
 from ingestion.online_writer import OnlineWriter, default_writer
 from tests import log_kit
 from tests.conftest import free_port
@@ -68,7 +69,7 @@ def test_an_older_row_never_replaces_a_newer_one(client: redis.Redis, parts: lis
     assert writer.write([parts[9]]) == 1
     assert held(client) == newer
     writer.write([parts[11]])
-    assert decode_timestamp(held(client)[TIME_FIELD]) == int(parts[11].ints[R_TIME_US, -1]) * 1000
+    assert decode_timestamp(held(client)[TIME_FIELD]) == time_ns(parts[11])
 
 
 def test_of_two_rows_of_one_time_the_first_stays(client: redis.Redis, parts: list[Part]) -> None:
@@ -99,13 +100,86 @@ def test_times_are_those_of_protobuf(ns: int) -> None:
     assert decode_timestamp(encode_timestamp(ns)) == ns
 
 
-def test_a_redis_that_forgot_its_scripts_is_told_again(client: redis.Redis, parts: list[Part]) -> None:
+def test_rows_are_written_again_where_redis_was_emptied(client: redis.Redis, parts: list[Part]) -> None:
     writer = default_writer()
-    writer.write([parts[0]])
-    client.script_flush()
+    writer.write([parts[1]])
     client.flushall()
-    writer.write([parts[1], parts[2]._replace(product_id="ETH-USD")])
+    writer.write([parts[1]])
+    assert held(client)
+    client.flushall()
+    writer.write([parts[0], parts[2]._replace(product_id="ETH-USD")])
     assert held(client) and held(client, "ETH-USD")
+
+
+def test_of_two_writers_the_newer_row_stays(client: redis.Redis, parts: list[Part]) -> None:
+    """Each has read the time before the other writes: what it watches was changed, so it reads again."""
+    one, other = default_writer(), default_writer()
+    for writer in (one, other):
+        writer.write([parts[0]])
+    for at in range(1, 20):
+        one.write([parts[2 * at]])
+        newest = held(client)
+        other.write([parts[2 * at - 1]])
+        assert held(client) == newest
+        other.write([parts[2 * at + 1], parts[at]._replace(product_id="ETH-USD")])
+        assert decode_timestamp(held(client)[TIME_FIELD]) == time_ns(parts[2 * at + 1])
+        assert decode_timestamp(held(client, "ETH-USD")[TIME_FIELD]) == time_ns(parts[at])
+
+
+def test_a_writer_leaves_alone_what_another_took_over(client: redis.Redis, parts: list[Part]) -> None:
+    """Watching a row that is another's now would give up each write for ever."""
+    products = ["P0-USD", "P1-USD", "P2-USD"]
+    old, new = default_writer(), default_writer()
+    old.write([parts[0]._replace(product_id=p) for p in products])
+    for part in parts[1:12]:
+        new.write([part._replace(product_id=p) for p in products[1:]])
+        old.write([part._replace(product_id=products[0])])
+    before = client.info("commandstats")["cmdstat_exec"]["calls"]
+    for part in parts[12:30]:
+        new.write([part._replace(product_id=p) for p in products[1:]])
+        old.write([part._replace(product_id=products[0])])
+    assert client.info("commandstats")["cmdstat_exec"]["calls"] - before == 36
+
+
+def test_writers_at_once_leave_the_newest(client: redis.Redis, parts: list[Part]) -> None:
+    def write(first: int) -> None:
+        writer = default_writer()
+        for part in parts[first::3]:
+            writer.write([part])
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(write, range(3)))
+    assert decode_timestamp(held(client)[TIME_FIELD]) == max(map(time_ns, parts))
+
+
+def test_more_products_than_are_watched(
+    client: redis.Redis, parts: list[Part], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingestion.online_writer.WATCHED", 3)
+    writer = default_writer()
+    products = [f"P{i}-USD" for i in range(8)]
+    for at in (5, 4, 6):
+        for first in range(0, 8, 2):
+            writer.write([parts[at]._replace(product_id=p) for p in products[first : first + 2]])
+    assert {decode_timestamp(held(client, p)[TIME_FIELD]) for p in products} == {time_ns(parts[6])}
+
+
+@pytest.mark.parametrize("kind", ["damaged time", "no hash"])
+def test_a_product_that_cant_be_read_is_told_and_the_others_are_written(
+    client: redis.Redis, parts: list[Part], kind: str
+) -> None:
+    writer, key = default_writer(), entity_key("BTC-USD", PROJECT)
+    if kind == "no hash":
+        client.set(key, b"x")
+    else:
+        client.hset(key, TIME_FIELD, b"\xff\xff")
+    for part in parts[:2]:
+        with pytest.raises(StoreError, match="WRONGTYPE" if kind == "no hash" else "materialize again"):
+            writer.write([part, part._replace(product_id="ETH-USD")])
+    assert decode_timestamp(held(client, "ETH-USD")[TIME_FIELD]) == time_ns(parts[1])
+    client.delete(key)
+    writer.write([parts[1]])
+    assert decode_timestamp(held(client)[TIME_FIELD]) == time_ns(parts[1])
 
 
 def test_an_infinite_feature_is_refused_by_name(client: redis.Redis, parts: list[Part]) -> None:

@@ -47,23 +47,10 @@ def told(contest=BETTER, **changes):
     return judge
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory):
-    """Tables of MLflow, made once: its migrations take seconds."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VOLSPIKE_MLFLOW_TRACKING_URI", f"sqlite:///{path}")
-        settings.cache_clear()
-        with tracking() as client:
-            client.search_experiments()
-    settings.cache_clear()
-    return path
-
-
 @pytest.fixture
-def mlflow_home(data_dir, empty_database):
+def mlflow_home(data_dir, mlflow_database):
     home = data_dir.parent
-    shutil.copy(empty_database, home / "mlflow.db")
+    shutil.copy(mlflow_database, home / "mlflow.db")
     return home
 
 

@@ -25,19 +25,13 @@ SECONDS = 4 * 3600
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(module_home):
     """Four hours of three products, one of which never moves; feature store applied."""
-    root = tmp_path_factory.mktemp("training")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VOLSPIKE_DATA", str(root / "data"))
-        patch.setenv("VOLSPIKE_MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
-        settings.cache_clear()
-        training_tables.write(seconds=SECONDS, products=("BTC-USD", "ETH-USD", "DEAD-USD"), flat=("DEAD-USD",))
-        from feature_repo.store import apply
+    training_tables.write(seconds=SECONDS, products=("BTC-USD", "ETH-USD", "DEAD-USD"), flat=("DEAD-USD",))
+    from feature_repo.store import apply
 
-        apply()
-        yield root
-    settings.cache_clear()
+    apply()
+    return module_home
 
 
 def volspike(capsys, *args):

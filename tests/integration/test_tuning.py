@@ -26,19 +26,13 @@ pytestmark = pytest.mark.slow  # each trains many models; the parts of a tune ha
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(module_home):
     """Three hours of two products; feature store applied."""
-    root = tmp_path_factory.mktemp("tuning")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VOLSPIKE_DATA", str(root / "data"))
-        patch.setenv("VOLSPIKE_MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
-        settings.cache_clear()
-        training_tables.write(seconds=3 * 3600)
-        from feature_repo.store import apply
+    training_tables.write(seconds=3 * 3600)
+    from feature_repo.store import apply
 
-        apply()
-        yield root
-    settings.cache_clear()
+    apply()
+    return module_home
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,23 @@ def test_killed_it_leaves_nothing_running(data_dir: Path, until: Callable[..., b
     assert until(lambda: not any(services.alive(s.pid) for s in there), 30, 0.1)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the embedded services stop with their supervisor there")
+@pytest.mark.parametrize("name", ["redis", pytest.param("kafka", marks=pytest.mark.slow)])  # one and the same way
+def test_an_embedded_service_that_dies_ends_it_with_a_line(
+    data_dir: Path, until: Callable[..., bool], name: str
+) -> None:
+    process = run_up(data_dir)
+    try:
+        assert until(lambda: len(services.running(data_dir / "run")) == 3, 60, 0.1)
+        os.kill(services.running(data_dir / "run", name)[0].pid, signal.SIGKILL)
+        _, err = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert f"the embedded {name.capitalize()} has ended by itself" in err
+    assert services.running(data_dir / "run") == []
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -14,21 +14,15 @@ from training import artefact as art
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(module_home):
     from training.options import TrainOptions
     from training.train import train
 
-    root = tmp_path_factory.mktemp("audit")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VOLSPIKE_DATA", str(root / "data"))
-        patch.setenv("VOLSPIKE_MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow.db'}")
-        settings.cache_clear()
-        training_tables.write(seconds=3 * 3600, products=("BTC-USD",))
-        from feature_repo.store import apply
+    training_tables.write(seconds=3 * 3600, products=("BTC-USD",))
+    from feature_repo.store import apply
 
-        apply()
-        yield train(TrainOptions(service="spike_core_v1", percentile=85.0, models=("lr",), n_splits=1, jobs=1))
-    settings.cache_clear()
+    apply()
+    return train(TrainOptions(service="spike_core_v1", percentile=85.0, models=("lr",), n_splits=1, jobs=1))
 
 
 def volspike(capsys, *args):

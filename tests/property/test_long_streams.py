@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,25 @@ def test_identical_tickers_then_a_move() -> None:
 
 def test_tiny_moves_of_a_large_price() -> None:
     check_tiny(40_000)
+
+
+@pytest.mark.parametrize(
+    "options", [{"windows": (60, 900)}, {"compute_every_n": 1_700}, {"compute_every_n": 1_700, "windows": (30,)}]
+)
+def test_extremes_of_windows_seldom_or_never_asked_for(options: dict[str, Any]) -> None:
+    """Prices that only rise, then only fall, keep each ticker a candidate: queues grow while windows stand."""
+    rng = np.random.default_rng(7)
+    prices = 100.0 + np.abs(np.arange(-6_000, 6_000)) / 50 + rng.random(12_000) / 100
+    times = 1_700_000_000_000_000_000 + np.cumsum(rng.integers(1, 400, 12_000)) * 1_000_000
+    lines = list(ticker_lines(times, prices))
+    every = stream_rows(lines, session="a" * 16, every_s=None).rows.to_pandas().set_index("n")
+    some = stream_rows(lines, session="a" * 16, every_s=None, **options).rows.to_pandas().set_index("n")
+    for window in options.get("windows", WINDOWS):
+        lo, hi = f"w{window}_price_min", f"w{window}_price_max"
+        assert some[[lo, hi]].equals(every.loc[some.index, [lo, hi]])
+    row = every.iloc[-1]
+    inside = prices[times > times[-1] - 900_000_000_000]
+    assert (row["w900_price_min"], row["w900_price_max"]) == pytest.approx((inside.min(), inside.max()), abs=1e-4)
 
 
 @pytest.mark.slow

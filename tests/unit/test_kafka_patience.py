@@ -1,4 +1,4 @@
-"""Questions to a broker that has just started."""
+"""Questions to a broker that has just started, or is gone for a while."""
 
 from __future__ import annotations
 
@@ -43,3 +43,17 @@ def test_a_refusal_is_not_asked_again() -> None:
     with pytest.raises(StoreError):
         kafka.patiently(ask, 60.0)
     assert len(asked) == 1
+
+
+def test_a_broker_that_is_gone_is_waited_for_until_told_to_stop() -> None:
+    answers = [KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT]
+    asked = []
+
+    def ask(left_s: float) -> int:
+        asked.append(left_s)
+        raise KafkaException(KafkaError(answers.pop(0)))
+
+    with pytest.raises(StoreError, match="Kafka doesn't answer"):
+        kafka.patiently(ask, 60.0, stop=lambda: not answers)
+    assert len(asked) == 3
+    assert max(asked) <= kafka.ANSWER_S

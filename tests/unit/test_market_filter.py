@@ -85,6 +85,7 @@ def test_day_counts_what_a_naive_reader_sees(day: market_days.Day) -> None:
     assert shown.wide.tolist() == [wide[k] for k in range(SECONDS)]
 
 
+@pytest.mark.slow
 def test_filter_agrees_with_a_naive_one(day: market_days.Day, law: Horizon) -> None:
     """A filter in NumPy with exact likelihoods, no altered proposal, and stratified resampling."""
     rows = day.second <= 1_200
