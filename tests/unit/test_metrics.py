@@ -170,5 +170,6 @@ def test_confidence_is_spent_and_never_overspent():
 
 
 def test_an_unknown_figure_is_named():
+    p, y = forecasts(n=2000)
     with pytest.raises(ValueError, match="pr_auk"):
-        interval("pr_auk", *forecasts(n=2000), np.arange(2000) * 20 * S)
+        interval("pr_auk", p, y, np.arange(2000) * 20 * S)

@@ -52,6 +52,8 @@ def test_partitions_that_come_at_the_end_are_given_back(data_dir: Path) -> None:
         publisher=Publisher(_Producer(), {FEATURES: 1, QUOTES: 1}),
         online=OnlineSink(lambda parts: 0),
         checkpoints=Checkpoints(str(data_dir / "state"), "g", "t"),
+        commit_every_s=60.0,
+        checkpoint_every_s=60.0,
     )
     summary = worker.run(lambda: True)
     assert client.told == ["assigned", "given back"]
