@@ -2,6 +2,9 @@
 
 A replay writes its tables in a second thread: its rate is measured with both threads on one core, then on two.
 
+The rate is that of a long tape. One of a tenth of its length is shown beside it: there, the process still asks the
+system for its memory, which a virtual machine may have to ask its host for (15 µs a page, measured).
+
 Caveats: the tape is made here (one product, 400 bytes a ticker, 14 tickers a second as on the busiest recorded tape),
 lies uncompressed in the file cache, and the first run compiles nothing because a small tape warms the cache before. The
 table is written to the temporary folder's disk.
@@ -104,16 +107,17 @@ def _peak_bytes() -> int:
 
 
 def _job_parts(tape: str, folder: str) -> dict[str, float]:
-    """Time decode, kernel and write of feature rows apart on the same tape, each on blocks as a replay takes them."""
+    """Time decode, kernel and write of feature rows apart on the same tape, in blocks and commits as a replay's."""
     from ingestion.appender import Appender
     from ingestion.kernel import Featurizer
     from ingestion.kernel.featurizer import pieces
+    from ingestion.replay import COMMIT_ROWS
     from ingestion.tapes import Tape, read_lines
 
     _warm(Path(folder))
     featurizer = Featurizer()
     spent = dict.fromkeys(("decode", "kernel", "write"), 0.0)
-    tickers = 0
+    tickers = held = 0
     with Appender("spike_features", root=Path(folder) / "apart") as table:
         for data in read_lines(Tape(Path(tape), 0)):
             t0 = time.perf_counter()
@@ -122,6 +126,10 @@ def _job_parts(tape: str, folder: str) -> dict[str, float]:
             rows = featurizer.push(batches)
             t2 = time.perf_counter()
             table.add(rows.features, rows.cause_n, featurizer.last_n())
+            held += rows.features.num_rows
+            if held >= COMMIT_ROWS:
+                table.commit(featurizer.last_n())
+                held = 0
             t3 = time.perf_counter()
             for part, seconds in zip(spent, (t1 - t0, t2 - t1, t3 - t2), strict=True):
                 spent[part] += seconds
@@ -191,19 +199,20 @@ def run(tickers: int = TICKERS) -> list[dict[str, Any]]:
         once, ten = folder / "once.ndjson", folder / "ten.ndjson"
         write_tickers(once, tickers)
         write_tickers(ten, 10 * tickers)
-        whole = _child("replay", str(once), str(folder / "a"))
-        apart = _child("parts", str(once), str(folder / "b"))
+        short = _child("replay", str(once), str(folder / "a"))
+        big = _child("replay", str(ten), str(folder / "c"))
+        apart = _child("parts", str(ten), str(folder / "b"))
         beside = _child("replay", str(once), str(folder / "d"), cores=2)
         naive = _child("naive", str(once), str(folder))
-        big = _child("replay", str(ten), str(folder / "c"))
         narrow = _child("window", "-", "100")
         wide = _child("window", "-", "100000")
-    rate, both = (done["tickers"] / done["seconds"] for done in (whole, beside))
+    rate, brief, both = (done["tickers"] / done["seconds"] for done in (big, short, beside))
     limit = apart["tickers"] / (apart["decode"] + apart["kernel"] + apart["write"])
     each = {name: 1e6 * apart[name] / apart["tickers"] for name in ("decode", "kernel", "write")}
     return [
         {"metric": "replay, one core", "value": rate, "unit": "tickers/s", "target": 150_000, "op": ">="},
-        {"metric": "replay, its tables written beside", "value": both, "unit": "tickers/s"},
+        {"metric": "a tape of a tenth, one core", "value": brief, "unit": "tickers/s"},
+        {"metric": "a tape of a tenth, its tables written beside", "value": both, "unit": "tickers/s"},
         {"metric": "share of the limit", "value": rate / limit, "unit": "1", "target": 0.6, "op": ">="}
         | {"versus": limit},
         *({"metric": name, "value": value, "unit": "µs per ticker"} for name, value in each.items()),
@@ -223,11 +232,11 @@ def run(tickers: int = TICKERS) -> list[dict[str, Any]]:
         },
         {
             "metric": "peak memory of 10× the tape : 1×",
-            "value": big["peak_bytes"] / whole["peak_bytes"],
+            "value": big["peak_bytes"] / short["peak_bytes"],
             "unit": "1",
             "target": 1.2,
             "op": "<=",
-            "versus": whole["peak_bytes"] / 2**20,
+            "versus": short["peak_bytes"] / 2**20,
         },
     ]
 
