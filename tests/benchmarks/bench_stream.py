@@ -24,6 +24,7 @@ from ingestion.topics import FEATURES, QUOTES, Envelope, headers, partition_of
 from tests.benchmarks.live_parts import (
     Place,
     Process,
+    cpu_s,
     figure,
     place,
     rss_bytes,
@@ -102,6 +103,7 @@ def from_topic(there: Place, files: Sequence[Path]) -> list[dict[str, Any]]:
     both = featurize(there, two, 2, len(log), "two")
     rate = alone["messages"] / alone["seconds"]
     cpu = [side["cpu_s"] / side["rows"] * 1e6 for side in (alone, both)]
+    busy = (alone["cpu_s"] + alone["broker_s"]) / alone["seconds"]
     return [
         figure("one featurizer from a filled topic", rate, "1/s", 50_000.0, ">="),
         figure("the same on a broker just started", first["messages"] / first["seconds"], "1/s"),
@@ -116,6 +118,7 @@ def from_topic(there: Place, files: Sequence[Path]) -> list[dict[str, Any]]:
             ">=",
             rate,
         ),
+        figure("the same at most, were all cores busy and as fast as one alone", (os.cpu_count() or 1) / busy, "x"),
     ]
 
 
@@ -137,6 +140,7 @@ def fill(servers: str, topic: str, logs: Sequence[Sequence[Envelope]]) -> None:
 
 def featurize(there: Place, topic: str, workers: int, messages: int, name: str) -> dict[str, float]:
     """Run workers over a filled topic into a folder of that name, each until it has taken its share; sum up."""
+    before_s = cpu_s(there.broker.pid)
     jobs = [
         Process(
             ["-m", "tests.benchmarks.bench_stream", "featurize", topic, str(index), str(workers), str(messages)],
@@ -144,7 +148,8 @@ def featurize(there: Place, topic: str, workers: int, messages: int, name: str) 
         )
         for index in range(workers)
     ]
-    return together(jobs)
+    done = together(jobs)
+    return {**done, "broker_s": cpu_s(there.broker.pid) - before_s}
 
 
 def together(jobs: Sequence[Process]) -> dict[str, float]:
