@@ -33,9 +33,9 @@ _STILL: Final = frozenset({"price_min", "price_max", "price_range", "tick_rate",
 ROW_GROUP_ROWS = 131_072
 """Rows a row group: bounds what a reader holds of one column, and the writer's memory."""
 LARGE_BYTES = 32 << 20
-"""Parts from here on, of a bulk load, don't stay in the file cache: a long one would push out what others read, and
-every part would be written to fresh pages. Where a host gives a virtual machine its memory page by page (measured: 15 µs
-each), that cost a third of a replay: 125,000 rows a second became 195,000. Who reads a part next reads the disk."""
+"""Parts from here on, those of a bulk load, don't stay in the file cache: a long load would push out what others read,
+and each part would be written to fresh pages. Where a host gives a virtual machine its memory page by page (15 µs each,
+measured), these cost a third of a replay: 125,000 rows a second became 195,000. Who reads such a part reads the disk."""
 
 
 class Part(NamedTuple):

@@ -21,7 +21,7 @@ from polars.testing import assert_frame_equal
 
 from feature_repo.contract import FEATURES, TABLES
 from feature_repo.errors import ContractError, StoreError
-from ingestion import table_open, table_schema, tables
+from ingestion import table_open, table_parts, table_schema, tables
 from ingestion.table_open import CHECKPOINT_COMMITS, Kept
 
 S = "00f1a2b3c4d5e6f7"
@@ -424,3 +424,15 @@ def test_the_default_folder_is_the_settings(data_dir: Path) -> None:
     tables.append("quotes", rows, np.array([1]), {(S, BTC): 1})
     assert (data_dir / "tables" / "quotes" / "_delta_log").is_dir()
     assert tables.scan("quotes").collect().height == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system can't be told what to forget")
+@pytest.mark.parametrize(("large_bytes", "left"), [(1, 1), (1 << 40, 0)])
+def test_only_large_parts_leave_the_file_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_bytes: int, left: int
+) -> None:
+    told = []
+    monkeypatch.setattr(table_parts, "LARGE_BYTES", large_bytes)
+    monkeypatch.setattr(os, "posix_fadvise", lambda *what: told.append(what[1:]))
+    table_parts.write_part(tmp_path, quotes([1, 2, 3]))
+    assert told == [(0, 0, os.POSIX_FADV_DONTNEED)] * left
