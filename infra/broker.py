@@ -99,8 +99,8 @@ def ensure_kafka() -> Iterator[str]:
     Raises
     ------
     StoreError
-        If the configured broker doesn't answer within 10 s, a topic has too few partitions, or an embedded one can't be
-        started.
+        If the configured broker doesn't answer within ``cluster.LIMIT_S``, a topic has too few partitions, or an
+        embedded one can't be started.
     """
     from infra.settings import settings
     from ingestion import cluster, topics

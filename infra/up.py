@@ -123,10 +123,10 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
         stack.enter_context(_signals(stop))
         stack.enter_context(_clock(order.speed))
         warm_up()  # once, here: its children then load what it compiled
-        given = {"kafka": settings().kafka_servers, "redis": settings().redis_url}
-        embedded = [name for name, at in given.items() if not (at or services.running(settings().run, name))]
+        others = {service.pid for service in services.running(settings().run)}
         servers = stack.enter_context(ensure_kafka())
         redis = stack.enter_context(ensure_redis())
+        embedded = [service for service in services.running(settings().run) if service.pid not in others]
         say(f"kafka {servers}, redis {redis}")
         feed, products = settings().feed, order.products or settings().products
         channels = settings().channels
@@ -177,12 +177,14 @@ def up(order: Order, *, as_json: bool = False, quiet: bool = False) -> Outcome:
     return outcome
 
 
-def _still_there(embedded: Sequence[str]) -> None:
+def _still_there(embedded: Sequence[services.Service]) -> None:
     """Raise StoreError where a service that this command embeds has ended by itself: nobody starts it again."""
-    for name in embedded:
-        if not services.running(settings().run, name):
-            log = settings().data / name / "server.log"
-            raise StoreError(f"the embedded {name.capitalize()} has ended by itself, see {log}; start this again")
+    for service in embedded:
+        if not services.alive(service.pid):
+            log = settings().data / {"kafka": "kafka-embedded"}.get(service.name, service.name) / "server.log"
+            raise StoreError(
+                f"the embedded {service.name.capitalize()} has ended by itself, see {log}; start this again"
+            )
 
 
 def _over(seconds: float | None, first: float | None) -> bool:

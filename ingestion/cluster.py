@@ -55,7 +55,7 @@ def require_topics(servers: str, names: Sequence[str], partitions: int) -> dict[
     Raises
     ------
     StoreError
-        If no broker answers within 10 s, a topic has fewer partitions, or can't be made.
+        If no broker answers within ``LIMIT_S``, a topic has fewer partitions, or can't be made.
     """
     client = _admin(servers)
     there = _metadata(client, servers, LIMIT_S)
@@ -110,7 +110,7 @@ def cluster_id(servers: str) -> str:
     Raises
     ------
     StoreError
-        If no broker answers within 10 s.
+        If no broker answers within ``LIMIT_S``.
     """
     client = _admin(servers)
     _metadata(client, servers, LIMIT_S)

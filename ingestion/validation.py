@@ -127,8 +127,8 @@ class Limits:
 def validate(servers: str, topic: str, limits: Limits, *, progress: Callable[[int], None] = lambda _: None) -> Findings:
     """Read a stretch of a topic of the raw log and judge it.
 
-    Without a duration that is what the topic holds, and where it holds too little, what comes within 30 s; with one it
-    is what comes in that time.
+    Without a duration that is what the topic holds, and where it holds too little, what comes within ``WAIT_S``; with
+    one it is what comes in that time.
 
     Parameters
     ----------
@@ -153,11 +153,12 @@ def validate(servers: str, topic: str, limits: Limits, *, progress: Callable[[in
         If a limit makes no sense.
     """
     most, duration_s = limits.max_messages, limits.duration_s
-    if limits.least < 0 or (most is not None and most < 1) or (duration_s is not None and not duration_s > 0):
-        raise UsageError(
-            f"--min was {limits.least}, must be >= 0; --max-messages {most}, must be >= 1; "
-            f"--duration {duration_s}, must be > 0"
-        )
+    if limits.least < 0:
+        raise UsageError(f"--min was {limits.least}, must be >= 0")
+    if most is not None and most < 1:
+        raise UsageError(f"--max-messages was {most}, must be >= 1")
+    if duration_s is not None and not duration_s > 0:
+        raise UsageError(f"--duration was {duration_s:g} s, must be > 0")
     reader = kafka.consumer("volspike-validate", servers)
     began = time.monotonic()
     try:

@@ -10,12 +10,13 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
 
 from feature_repo.errors import StoreError
-from ingestion import kafka
+from ingestion.kafka import ClientLost, lost_if_fatal
 from ingestion.kernel import Part
 from ingestion.kernel.rows import joined
 from ingestion.kernel.step import Q_CAUSE, Q_SESSION, R_CAUSE, R_SESSION
@@ -24,15 +25,20 @@ from ingestion.wire import Wire, feature_messages, quote_messages
 
 Held = dict[tuple[str, str], int]
 """(session, product) -> last message that a table holds."""
-PRODUCER: Final = {"compression_type": "lz4", "queue_buffering_max_kbytes": 8_192, "linger_ms": 5}
-"""Settings of its producer: rows of floats gain little from a slower compressor, a queue of the default gigabyte would
-be the featurizer's whole memory many times over, and what goes together is handed over together."""
+PRODUCER: Final = {"compression_type": "lz4", "queue_buffering_max_kbytes": 8_192}
+"""Settings of its producer: rows of floats gain little from a slower compressor, and a queue of the default gigabyte
+would be the featurizer's whole memory many times over."""
 GATHER_S: Final = 0.05
 """How long rows wait for others: whoever can't wait so long for a row reads Redis."""
 GATHER_ROWS: Final = 1_000
 """Rows that don't wait: at a backlog's speed they come in larger batches than are worth gathering."""
 FLUSH_S: Final = 60.0
-"""Bound on waiting for acknowledgements; a broker that is gone longer stops the commit, not the reading."""
+"""Bound on waiting for acknowledgements; a broker that is gone longer stops the commit, not the reading. After
+librdkafka's ``message.timeout.ms``, 5 minutes, what was under way is given up, and so is the producer."""
+
+
+class ProducerLost(ClientLost):
+    """The producer can't go on: what it held is made again from the log by whoever comes next."""
 
 
 class Publisher:
@@ -75,8 +81,8 @@ class Publisher:
 
         Raises
         ------
-        ClientLost
-            If the producer can't go on: what it held is made again from the log by whoever comes next.
+        ProducerLost
+            If the producer can't go on.
         """
         for part in joined(self._gathered):
             first = _first_new(part, part.ints[R_SESSION], part.ints[R_CAUSE], rows)
@@ -92,7 +98,7 @@ class Publisher:
 
     def _send(self, topic: str, part: Part, messages: Iterator[Wire]) -> None:
         partition = partition_of(part.product_id, self._partitions[topic])
-        with kafka.lost_if_fatal():
+        with _lost_if_fatal():
             for key, value, headers in messages:
                 while True:
                     try:
@@ -117,19 +123,28 @@ class Publisher:
         ------
         StoreError
             If it isn't in time.
-        ClientLost
-            If a message was given up or refused, or the producer can't go on: whoever comes next makes it again.
+        ProducerLost
+            If a message was given up or refused, or the producer can't go on.
         """
-        with kafka.lost_if_fatal():
+        with _lost_if_fatal():
             left = self._producer.flush(FLUSH_S)
         if self._failed:
-            raise kafka.ClientLost(
+            raise ProducerLost(
                 f"{FEATURES} and {QUOTES}: a message was not delivered, {self._failed}; see Kafka's log"
             )
         if left:
             raise StoreError(
                 f"{FEATURES} and {QUOTES}: {left} messages not acknowledged after {FLUSH_S:.0f} s; see that Kafka runs"
             )
+
+
+@contextmanager
+def _lost_if_fatal() -> Iterator[None]:
+    try:
+        with lost_if_fatal():
+            yield
+    except ClientLost as lost:
+        raise ProducerLost(str(lost)) from lost
 
 
 def _first_new(part: Part, sessions: np.ndarray, causes: np.ndarray, held: Held) -> int:

@@ -22,13 +22,13 @@ import msgspec
 import structlog
 
 from feature_repo.contract import VIEW
-from feature_repo.errors import ContractError
+from feature_repo.errors import ContractError, StoreError
 from ingestion import kafka, tables
 from ingestion.featurize.checkpoint import Checkpoints
 from ingestion.featurize.committer import Committer, Work
 from ingestion.featurize.online_sink import OnlineSink
 from ingestion.featurize.partition import Partition
-from ingestion.featurize.publisher import Held, Publisher
+from ingestion.featurize.publisher import Held, ProducerLost, Publisher
 from ingestion.kernel import Options, Part
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ class Worker:
         Raises
         ------
         StoreError
-            If another member has this one's static id, or the tables can't be written.
+            If another member has this one's static id, the tables can't be written, or the topics' producer can't go on
+            (`ProducerLost`), as after an outage of 5 minutes.
         """
         began, cpu = time.perf_counter(), time.process_time()
         self._stop = stop
@@ -167,6 +168,8 @@ class Worker:
                 left = BATCH if max_messages is None else min(BATCH, max_messages - self.summary.messages)
                 try:
                     messages = self._consume(left)
+                except ProducerLost:  # met in a rebalance; joining again doesn't mend it
+                    raise
                 except kafka.ClientLost as lost:
                     self._join_again(lost)
                     continue
@@ -329,7 +332,12 @@ class Worker:
         self._held_quotes = tables.last_n("quotes")
         for partition in partitions:
             index = partition.partition
-            self._mine[index], how = self._take_over(index)
+            try:
+                self._mine[index], how = self._take_over(index)
+            except StoreError:
+                if self._stop():  # told to end while the broker was gone: nothing is read from it any more
+                    break
+                raise
             partition.offset = self._mine[index].resume
             self._log.info("partition", partition=index, offset=partition.offset, by=how)
             self.summary.counts[f"taken over by {how}"] += 1

@@ -104,6 +104,8 @@ class Client:
             self._log.warning("not connected", feed=self.feed.url, reason=reason, again_in_s=round(pause, 2))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
+        if self._error is not None:
+            raise self._error
         if reason and not connected:
             raise InputError(reason)
 

@@ -231,6 +231,9 @@ async def _run(
     showing = asyncio.create_task(_look(client, stop, report, show))
     try:
         await client.run()
+    except InputError:
+        if not failures:  # else it was told to stop before it was connected
+            raise
     finally:
         showing.cancel()
         inbox.end()

@@ -328,6 +328,17 @@ def test_a_data_folder_that_can_t_be_written_is_named(
         once("ws://127.0.0.1:1", kafka_embedded, topic="raw-nowhere")
 
 
+def test_what_ended_it_is_told_not_that_it_was_not_connected_yet(
+    data_dir: Path, kafka_embedded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr("ingestion.feed.outbox.Outbox", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        once(f"ws://127.0.0.1:{free_port()}", kafka_embedded)
+
+
 def test_an_unreachable_broker_is_told_within_ten_seconds(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster.LIMIT_S < 10
     monkeypatch.setattr(cluster, "LIMIT_S", 0.5)

@@ -150,9 +150,16 @@ def test_a_broker_that_isn_t_there_is_named(data_dir: Path, monkeypatch: pytest.
         validate(f"127.0.0.1:{free_port()}", "ticks.raw", Limits())
 
 
-@pytest.mark.parametrize("limits", [Limits(least=-1), Limits(max_messages=0), Limits(duration_s=0)])
-def test_limits_that_make_no_sense_are_refused(limits: Limits) -> None:
-    with pytest.raises(UsageError, match=r"--min was .*must be >= 0"):
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        (Limits(least=-1), "--min was -1, must be >= 0"),
+        (Limits(max_messages=0), "--max-messages was 0, must be >= 1"),
+        (Limits(duration_s=0), "--duration was 0 s, must be > 0"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(limits: Limits, says: str) -> None:
+    with pytest.raises(UsageError, match=f"^{says}$"):
         validate("127.0.0.1:1", "ticks.raw", limits)
 
 

@@ -66,7 +66,7 @@ def test_tiny_moves_of_a_large_price() -> None:
     "options", [{"windows": (60, 900)}, {"compute_every_n": 1_700}, {"compute_every_n": 1_700, "windows": (30,)}]
 )
 def test_extremes_of_windows_seldom_or_never_asked_for(options: dict[str, Any]) -> None:
-    """Prices that only rise, then only fall, keep each ticker a candidate: queues grow while windows stand."""
+    """Prices that only fall, then only rise, keep each ticker a candidate: queues grow while windows stand."""
     rng = np.random.default_rng(7)
     prices = 100.0 + np.abs(np.arange(-6_000, 6_000)) / 50 + rng.random(12_000) / 100
     times = 1_700_000_000_000_000_000 + np.cumsum(rng.integers(1, 400, 12_000)) * 1_000_000

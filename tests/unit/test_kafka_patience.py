@@ -20,9 +20,9 @@ def test_a_broker_that_still_finds_its_coordinator_is_asked_again() -> None:
             raise KafkaException(KafkaError(code))
         return 7
 
-    assert kafka.patiently(ask, 60.0) == 7
-    assert left == sorted(left, reverse=True)
-    assert len(left) == 3
+    assert kafka.patiently(ask, 5.0) == 7
+    assert left == sorted(set(left), reverse=True), "less is left each time"
+    assert len(left) == 3 and left[0] <= 5.0
 
 
 def test_patience_has_an_end() -> None:

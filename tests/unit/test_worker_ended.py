@@ -1,4 +1,4 @@
-"""A rebalance that ends while the featurizer closes its client: it takes nothing over that it could not commit."""
+"""How a featurizer ends: with nothing taken over that it could not commit, and by the failure that ended it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import TopicPartition
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from ingestion.featurize.checkpoint import Checkpoints
 from ingestion.featurize.online_sink import OnlineSink
-from ingestion.featurize.publisher import Publisher
+from ingestion.featurize.publisher import ProducerLost, Publisher
 from ingestion.featurize.worker import Worker
 from ingestion.topics import FEATURES, QUOTES
 
@@ -43,9 +44,31 @@ class _Producer:
         return 0
 
 
-def test_partitions_that_come_at_the_end_are_given_back(data_dir: Path) -> None:
-    client: Any = _Client()
-    worker = Worker(
+class _Gone(_Client):
+    """A consumer whose broker dies while it hands a partition out."""
+
+    def poll(self, timeout_s: float) -> None:
+        self._on_assign(self, [TopicPartition("t", 0)])
+
+    def get_watermark_offsets(self, *_: object) -> None:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    def close(self) -> None:
+        self.told.append("closed")
+
+
+class _Dead(_Client):
+    """A consumer in whose rebalance the topics' producer is found dead."""
+
+    def poll(self, timeout_s: float) -> None:
+        raise ProducerLost("out of order sequence")
+
+    def close(self) -> None:
+        self.told.append("closed")
+
+
+def worker_of(client: Any, data_dir: Path) -> Worker:
+    return Worker(
         lambda: client,
         "t",
         2,
@@ -55,6 +78,25 @@ def test_partitions_that_come_at_the_end_are_given_back(data_dir: Path) -> None:
         commit_every_s=60.0,
         checkpoint_every_s=60.0,
     )
-    summary = worker.run(lambda: True)
+
+
+def test_partitions_that_come_at_the_end_are_given_back(data_dir: Path) -> None:
+    client = _Client()
+    summary = worker_of(client, data_dir).run(lambda: True)
     assert client.told == ["assigned", "given back"]
     assert summary.partitions == [] and not summary.counts
+
+
+def test_a_stop_while_the_broker_is_gone_is_no_failure(data_dir: Path) -> None:
+    client, asked = _Gone(), iter([False])
+    summary = worker_of(client, data_dir).run(lambda: next(asked, True))
+    assert client.told == ["assigned", "closed"]
+    assert summary.partitions == []
+
+
+def test_a_dead_producer_is_not_taken_for_a_fenced_consumer(data_dir: Path) -> None:
+    client = _Dead()
+    worker = worker_of(client, data_dir)
+    with pytest.raises(ProducerLost):
+        worker.run(lambda: False)
+    assert client.told == ["closed"] and not worker.summary.counts["fenced"]
