@@ -33,6 +33,30 @@ def log_of(seconds: int, seed: int = 1) -> list[Envelope]:
     return log_kit.with_keyframes(log_kit.market(seed, seconds, session=uuid.uuid4().hex[:16]))
 
 
+def worker_of(
+    servers: str,
+    topic: str,
+    group: str,
+    partitions: int,
+    write: Callable[[list[Part]], int] | None,
+    *,
+    instance: str | None = None,
+    **consumer: object,
+) -> Worker:
+    """Return a featurizer that commits often, not running yet."""
+    there = cluster.require_topics(servers, [FEATURES, QUOTES], PARTITIONS)
+    return Worker(
+        partial(kafka.consumer, group, servers, instance=instance, **consumer),
+        topic,
+        partitions,
+        publisher=Publisher(kafka.producer(servers), there),
+        online=OnlineSink(write or default_writer().write),
+        checkpoints=Checkpoints(settings().checkpoints, group, topic),
+        commit_every_s=0.2,
+        checkpoint_every_s=0.4,
+    )
+
+
 class Stage:
     """A topic and a consumer group of its own on a broker."""
 
@@ -48,17 +72,7 @@ class Stage:
     def worker(
         self, write: Callable[[list[Part]], int] | None = None, *, instance: str | None = None, **consumer: object
     ) -> Worker:
-        there = cluster.require_topics(self.servers, [FEATURES, QUOTES], PARTITIONS)
-        return Worker(
-            partial(kafka.consumer, self.group, self.servers, instance=instance, **consumer),
-            self.topic,
-            self.partitions,
-            publisher=Publisher(kafka.producer(self.servers), there),
-            online=OnlineSink(write or default_writer().write),
-            checkpoints=Checkpoints(settings().checkpoints, self.group, self.topic),
-            commit_every_s=0.2,
-            checkpoint_every_s=0.4,
-        )
+        return worker_of(self.servers, self.topic, self.group, self.partitions, write, instance=instance, **consumer)
 
 
 class Running:

@@ -6,7 +6,6 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +15,12 @@ import pytest
 from feature_repo.contract import FEATURE_NAMES, VIEW
 from infra.settings import settings
 from ingestion import cluster, kafka, tables, wire
-from ingestion.featurize.checkpoint import Checkpoints
-from ingestion.featurize.online_sink import OnlineSink
-from ingestion.featurize.publisher import Publisher
 from ingestion.featurize.worker import Summary, Worker
 from ingestion.kernel import Featurizer, Part
 from ingestion.online import OnlineTable
-from ingestion.online_writer import default_writer
 from ingestion.topics import FEATURES, QUOTES, Envelope, tape_line
 from tests import log_kit as kit
-
-PARTITIONS = 4
+from tests.featurize_kit import PARTITIONS, worker_of
 
 
 @dataclass
@@ -41,17 +35,7 @@ class Stage:
     sent: int
 
     def worker(self, write: Callable[[list[Part]], int] | None = None, instance: str | None = None) -> Worker:
-        there = cluster.require_topics(self.servers, [FEATURES, QUOTES], PARTITIONS)
-        return Worker(
-            partial(kafka.consumer, self.group, self.servers, instance=instance),
-            self.topic,
-            PARTITIONS,
-            publisher=Publisher(kafka.producer(self.servers), there),
-            online=OnlineSink(write or default_writer().write),
-            checkpoints=Checkpoints(settings().checkpoints, self.group, self.topic),
-            commit_every_s=0.2,
-            checkpoint_every_s=0.5,
-        )
+        return worker_of(self.servers, self.topic, self.group, PARTITIONS, write, instance=instance)
 
     def run(self, most: int) -> Summary:
         return self.worker().run(lambda: False, most)
