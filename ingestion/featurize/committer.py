@@ -64,14 +64,14 @@ class Committer:
     Parameters
     ----------
     flush
-        Waits until the topics have acknowledged all that was sent.
+        Waits until the topics have acknowledged all that was sent, or it is told to give up.
     checkpoint
         Writes a partition's state.
     """
 
     def __init__(
         self,
-        flush: Callable[[], None],
+        flush: Callable[[Callable[[], bool]], None],
         checkpoint: Callable[[int, bytes], None],
     ) -> None:
         self._flush = flush
@@ -125,7 +125,7 @@ class Committer:
         work.parts = []  # the tables are a copy
         while True:
             try:
-                self._flush()
+                self._flush(self._giving_up.is_set)
                 self._append(VIEW, rows.features, rows.cause_n, work.versions)
                 self._append("quotes", rows.quotes, rows.quote_cause_n, work.versions)
                 break

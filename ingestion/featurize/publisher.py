@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -35,6 +35,9 @@ GATHER_ROWS: Final = 1_000
 FLUSH_S: Final = 60.0
 """Bound on waiting for acknowledgements; a broker that is gone longer stops the commit, not the reading. After
 librdkafka's ``message.timeout.ms``, 5 minutes, what was under way is given up, and so is the producer."""
+
+LOOK_S: Final = 1.0
+"""How often it is looked at meanwhile whether to wait no longer."""
 
 
 class ProducerLost(ClientLost):
@@ -116,8 +119,13 @@ class Publisher:
             self.counts["publish_failures"] += 1
             self._failed = error.str()
 
-    def flush(self) -> None:
+    def flush(self, give_up: Callable[[], bool] = lambda: False) -> None:
         """Wait until all that was sent is acknowledged.
+
+        Parameters
+        ----------
+        give_up
+            Looked at once a second: whether to wait no longer.
 
         Raises
         ------
@@ -127,14 +135,16 @@ class Publisher:
             If a message was given up or refused, or the producer can't go on.
         """
         with _lost_if_fatal():
-            left = self._producer.flush(FLUSH_S)
+            began = time.monotonic()
+            left = self._producer.flush(LOOK_S)
+            while left and not give_up() and time.monotonic() - began < FLUSH_S:
+                left = self._producer.flush(LOOK_S)
         if self._failed:
-            raise ProducerLost(
-                f"{FEATURES} and {QUOTES}: a message was not delivered, {self._failed}; see Kafka's log"
-            )
+            raise ProducerLost(f"{FEATURES} and {QUOTES}: a message was not delivered, {self._failed}; see Kafka's log")
         if left:
             raise StoreError(
-                f"{FEATURES} and {QUOTES}: {left} messages not acknowledged after {FLUSH_S:.0f} s; see that Kafka runs"
+                f"{FEATURES} and {QUOTES}: {left} messages not acknowledged after "
+                f"{time.monotonic() - began:.0f} s; see that Kafka runs"
             )
 
 

@@ -47,7 +47,7 @@ FILL_S: Final = 0.02
 IDLE_S: Final = 0.1
 """Longest wait for a message: how often the loop looks at its clock in a quiet market."""
 END_S: Final = 30.0
-"""Bound on the last commit: where it can't be made in that time, the next worker reads that stretch again."""
+"""Bound on the last commits: where they can't be made in that time, the next worker reads that stretch again."""
 TWINS_S: Final = 60.0
 """A member that is fenced twice within this time has a twin: another worker under its static id."""
 OUTAGE_S: Final = 120.0
@@ -176,8 +176,10 @@ class Worker:
                 self._take(messages)
                 self._publish_when_due()
                 self._commit_when_due()
+            ends = time.monotonic() + END_S
+            self._settle(END_S)  # the commit under way may wait for a broker that is gone
             self._commit(list(self._mine), save=True)
-            self._settle(END_S)
+            self._settle(max(0.0, ends - time.monotonic()))
         finally:
             self._ended = True
             self._committer.close()

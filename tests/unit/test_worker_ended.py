@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,11 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from feature_repo.errors import StoreError
+from ingestion.featurize import publisher
+from ingestion.featurize import worker as worker_module
 from ingestion.featurize.checkpoint import Checkpoints
+from ingestion.featurize.committer import Work
 from ingestion.featurize.online_sink import OnlineSink
 from ingestion.featurize.publisher import ProducerLost, Publisher
 from ingestion.featurize.worker import Worker
@@ -67,12 +73,20 @@ class _Dead(_Client):
         self.told.append("closed")
 
 
-def worker_of(client: Any, data_dir: Path) -> Worker:
+class _Deaf(_Producer):
+    """A producer whose broker is gone: nothing is ever acknowledged."""
+
+    def flush(self, timeout_s: float) -> int:
+        threading.Event().wait(timeout_s)
+        return 1
+
+
+def worker_of(client: Any, data_dir: Path, producer: Any = None) -> Worker:
     return Worker(
         lambda: client,
         "t",
         2,
-        publisher=Publisher(_Producer(), {FEATURES: 1, QUOTES: 1}),
+        publisher=Publisher(producer or _Producer(), {FEATURES: 1, QUOTES: 1}),
         online=OnlineSink(lambda parts: 0),
         checkpoints=Checkpoints(str(data_dir / "state"), "g", "t"),
         commit_every_s=60.0,
@@ -100,3 +114,17 @@ def test_a_dead_producer_is_not_taken_for_a_fenced_consumer(data_dir: Path) -> N
     with pytest.raises(ProducerLost):
         worker.run(lambda: False)
     assert client.told == ["closed"] and not worker.summary.counts["fenced"]
+
+
+def test_a_commit_that_waits_for_a_broker_does_not_outlast_the_end(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "END_S", 0.1)
+    monkeypatch.setattr(publisher, "LOOK_S", 0.05)
+    client = _Client()
+    worker = worker_of(client, data_dir, _Deaf())
+    worker._committer.begin(Work(offsets={0: (1, 0)}))
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="1 messages not acknowledged"):
+        worker.run(lambda: True)
+    assert time.monotonic() - began < 5
