@@ -86,7 +86,7 @@ def show(summary: Summary, *, as_json: bool) -> None:
     if any(counts[name] for name in book):
         print(f"quotes     {_listed(counts, book)}")
     for damage in summary.damaged:
-        print(f"damaged    {damage}; what came before it was used")
+        print(f"damaged    {damage}; what came before it was used; a whole copy of it is another tape")
     if summary.dead_letters:
         print(f"rejected   kept in {summary.dead_letters}")
     print(f"seconds    {summary.seconds:.2f}")

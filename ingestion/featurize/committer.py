@@ -67,15 +67,19 @@ class Committer:
         Waits until the topics have acknowledged all that was sent, or it is told to give up.
     checkpoint
         Writes a partition's state.
+    overdue
+        Whether a commit that can't be made should be given up; looked at between its tries.
     """
 
     def __init__(
         self,
         flush: Callable[[Callable[[], bool]], None],
         checkpoint: Callable[[int, bytes], None],
+        overdue: Callable[[], bool] = lambda: False,
     ) -> None:
         self._flush = flush
         self._checkpoint = checkpoint
+        self._overdue = overdue
         self._tables = {name: tables.keep(name) for name in (VIEW, "quotes")}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._running: Future[Work] | None = None
@@ -125,7 +129,7 @@ class Committer:
         work.parts = []  # the tables are a copy
         while True:
             try:
-                self._flush(self._giving_up.is_set)
+                self._flush(lambda: self._giving_up.is_set() or self._overdue())
                 self._append(VIEW, rows.features, rows.cause_n, work.versions)
                 self._append("quotes", rows.quotes, rows.quote_cause_n, work.versions)
                 break
@@ -134,7 +138,7 @@ class Committer:
             except StoreError as error:
                 self.counts["commit_failures"] += 1
                 structlog.get_logger("featurize").warning("commit", error=str(error), retry_s=RETRY_S)
-                if self._giving_up.wait(RETRY_S):
+                if self._giving_up.wait(RETRY_S) or self._overdue():
                     raise
         for partition, state in work.saves.items():
             try:

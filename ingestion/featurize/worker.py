@@ -128,6 +128,7 @@ class Worker:
     ) -> None:
         self._join = join
         self._stop: Callable[[], bool] = lambda: False
+        self._stop_seen_at: float | None = None
         self._consumer = join()
         self._joined_again_at: float | None = None
         self._topic = topic
@@ -138,7 +139,7 @@ class Worker:
         self._options = options
         self._commit_every_s = commit_every_s
         self._checkpoint_every_s = checkpoint_every_s
-        self._committer = Committer(publisher.flush, checkpoints.write)
+        self._committer = Committer(publisher.flush, checkpoints.write, self._overdue)
         self._mine: dict[int, Partition] = {}
         self._held_rows: Held = {}
         self._held_quotes: Held = {}
@@ -176,10 +177,9 @@ class Worker:
                 self._take(messages)
                 self._publish_when_due()
                 self._commit_when_due()
-            ends = time.monotonic() + END_S
             self._settle(END_S)  # the commit under way may wait for a broker that is gone
             self._commit(list(self._mine), save=True)
-            self._settle(max(0.0, ends - time.monotonic()))
+            self._settle(END_S)
         finally:
             self._ended = True
             self._committer.close()
@@ -191,6 +191,13 @@ class Worker:
             self.summary.seconds = time.perf_counter() - began
             self.summary.cpu_s = time.process_time() - cpu
         return self.summary
+
+    def _overdue(self) -> bool:
+        """Whether it was told to stop so long ago that a commit must not hold it any longer, wherever it waits."""
+        if not self._stop():
+            return False
+        self._stop_seen_at = self._stop_seen_at or time.monotonic()
+        return time.monotonic() - self._stop_seen_at >= END_S
 
     # Reading
 

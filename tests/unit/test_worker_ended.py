@@ -17,6 +17,7 @@ from ingestion.featurize import worker as worker_module
 from ingestion.featurize.checkpoint import Checkpoints
 from ingestion.featurize.committer import Work
 from ingestion.featurize.online_sink import OnlineSink
+from ingestion.featurize.partition import Partition
 from ingestion.featurize.publisher import ProducerLost, Publisher
 from ingestion.featurize.worker import Worker
 from ingestion.topics import FEATURES, QUOTES
@@ -127,4 +128,21 @@ def test_a_commit_that_waits_for_a_broker_does_not_outlast_the_end(
     began = time.monotonic()
     with pytest.raises(StoreError, match="1 messages not acknowledged"):
         worker.run(lambda: True)
+    assert time.monotonic() - began < 5
+
+
+def test_partitions_that_are_lost_with_the_broker_do_not_hold_the_end_up(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for the commit under way is in a callback of the client then, and no look at the stop comes by."""
+    monkeypatch.setattr(worker_module, "END_S", 0.1)
+    monkeypatch.setattr(publisher, "LOOK_S", 0.05)
+    worker = worker_of(_Client(), data_dir, _Deaf())
+    worker._stop = lambda: True
+    worker._mine[0] = Partition(0, 2, None, 0)
+    worker._committer.begin(Work(offsets={0: (1, 0)}))
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="1 messages not acknowledged"):
+        worker._lost(worker._consumer, [TopicPartition("t", 0)])
+    worker._committer.close()
     assert time.monotonic() - began < 5
