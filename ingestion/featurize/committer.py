@@ -129,7 +129,7 @@ class Committer:
         work.parts = []  # the tables are a copy
         while True:
             try:
-                self._flush(lambda: self._giving_up.is_set() or self._overdue())
+                self._flush(self._given_up)
                 self._append(VIEW, rows.features, rows.cause_n, work.versions)
                 self._append("quotes", rows.quotes, rows.quote_cause_n, work.versions)
                 break
@@ -138,7 +138,8 @@ class Committer:
             except StoreError as error:
                 self.counts["commit_failures"] += 1
                 structlog.get_logger("featurize").warning("commit", error=str(error), retry_s=RETRY_S)
-                if self._giving_up.wait(RETRY_S) or self._overdue():
+                self._giving_up.wait(RETRY_S)
+                if self._given_up():
                     raise
         for partition, state in work.saves.items():
             try:
@@ -151,6 +152,9 @@ class Committer:
         self.counts["commits"] += 1
         self.seconds.append(time.perf_counter() - began)
         return work
+
+    def _given_up(self) -> bool:
+        return self._giving_up.is_set() or self._overdue()
 
     def _append(self, name: str, rows: pa.Table, causes: np.ndarray, versions: Held) -> None:
         if rows.num_rows:

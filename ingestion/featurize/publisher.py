@@ -35,7 +35,6 @@ GATHER_ROWS: Final = 1_000
 FLUSH_S: Final = 60.0
 """Bound on waiting for acknowledgements; a broker that is gone longer stops the commit, not the reading. After
 librdkafka's ``message.timeout.ms``, 5 minutes, what was under way is given up, and so is the producer."""
-
 LOOK_S: Final = 1.0
 """How often it is looked at meanwhile whether to wait no longer."""
 
